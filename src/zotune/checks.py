@@ -1,0 +1,51 @@
+"""Checks of hyperparameters, and the checksum of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_number(name: str, value: Any, *, at_least: float | None = None, above: float | None = None) -> None:
+    """Raise ValueError unless ``value`` is a finite number in the range."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = number or (isinstance(value, Tensor) and value.numel() == 1)
+    limit = f"at least {at_least:g}" if at_least is not None else f"above {above:g}"
+    low = at_least if at_least is not None else above
+    assert low is not None
+    if not number or not math.isfinite(value) or value < low or (above is not None and value == low):
+        raise ValueError(f"{name}={value!r}: choose a number {limit}")
+
+
+def check_unit_interval(name: str, value: Any) -> None:
+    """Raise ValueError unless 0 <= value < 1."""
+    check_number(name, value, at_least=0.0)
+    if value >= 1.0:
+        raise ValueError(f"{name}={value!r}: choose a number from 0 up to but not including 1")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a whole number, 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r}: choose a whole number, 1 or more")
+
+
+def digest(params: Iterable[Any]) -> int:
+    """A 64-bit checksum of the bits of parameters (or of (name, parameter) pairs): equal for equal bits, on any
+    device."""
+    total = 0
+    for item in params:
+        tensor = item[1] if isinstance(item, tuple) else item
+        bits = tensor.detach().contiguous().view(-1).view(_INTEGER[tensor.element_size()])
+        for start in range(0, bits.numel(), 1 << 22):
+            part = bits[start : start + (1 << 22)].to(torch.int64)
+            place = torch.arange(start, start + part.numel(), device=part.device) * 2654435761 + 0x9E3779B97F4A7C1
+            total = (total * 6364136223846793005 + int((part * place).sum())) & 0xFFFFFFFFFFFFFFFF
+    return total
+
+
+_INTEGER: dict[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -1,0 +1,92 @@
+"""The interface of evaluators: they turn a plan of probes into losses."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from zotune.estimators import Probe
+from zotune.perturbations import Slot
+
+Closure: TypeAlias = Callable[[], "float | Tensor"]
+
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss was NaN or infinite.  The weights and the state are as before the query.
+
+    Attributes:
+        step: number of the step, from 0.
+        loss: the value.
+    """
+
+    def __init__(self, step: int, loss: float) -> None:
+        self.step, self.loss = step, loss
+        super().__init__(
+            f"the loss is {loss} at step {step}: lower the learning rate or the perturbation scale eps, "
+            "or start from weights whose loss is finite"
+        )
+
+
+class Writer(Protocol):
+    """Writes the weights of a probe."""
+
+    def __call__(self, slot: Slot, probe: Probe, out: Tensor) -> None:
+        """Write ``point + sign * eps * D(x_query)`` of one parameter to ``out``, shaped as ``slot.logical``."""
+
+
+class Evaluator:
+    """Base class of evaluators."""
+
+    def evaluate(
+        self, slots: Sequence[Slot], plan: Sequence[Probe], write: Writer, closure: Closure, step: int
+    ) -> list[float]:
+        """The loss at every probe of the plan, in order.
+
+        The stored weights are the same bits afterwards, also when the closure raises.
+
+        Raises:
+            NonFiniteLossError: if a loss is NaN or infinite.
+            TypeError: if the closure returns something else than a number or a one-element tensor.
+        """
+        raise NotImplementedError
+
+    def merge(self, sums: Sequence[float], weight: float) -> list[float]:
+        """Mean losses of the step from the weighted sums of this process's (micro-)batches and their total weight."""
+        return [s / weight for s in sums]
+
+
+_warned_half = False
+
+
+def as_loss(value: object, step: int) -> float:
+    """The closure's result as a finite Python float."""
+    global _warned_half
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise TypeError(
+                f"the closure returned a tensor of shape {tuple(value.shape)}: "
+                "return one loss, a number or a one-element tensor"
+            )
+        if value.dtype in (torch.float16, torch.bfloat16) and not _warned_half:
+            _warned_half = True
+            _log.warning(
+                "the closure returns its loss in %s, whose rounding drowns the differences between queries: "
+                "compute it from logits.float()",
+                value.dtype,
+            )
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"the closure returned {type(value).__name__}: return the loss as a number or a one-element tensor"
+        )
+    loss = float(value)
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(step, loss)
+    return loss

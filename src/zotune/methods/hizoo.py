@@ -1,0 +1,148 @@
+"""HiZOO: directions scaled by a running estimate of the diagonal Hessian (Zhao et al. 2025, ICLR, arXiv 2402.15173).
+
+    H = 1 at first;   d_k = H^{-1/2} u_k,   u_k ~ N(0, I)
+    f_0 = f(W),   f_k+- = f(W +- eps d_k)
+    H <- (1 - alpha) H + alpha 1/K sum_k |f_k+ + f_k- - 2 f_0| / (2 eps^2) H (u_k * u_k)
+    W <- (1 - eta wd) W - eta 1/K sum_k (f_k+ - f_k-) / (2 eps) H^{-1/2} u_k      with the new H
+
+=========  ======================  =======================================
+symbol     argument                shape
+=========  ======================  =======================================
+eta        ``lr``
+eps        ``eps``
+1 + 2 K    ``queries``             f_0 is shared by all directions
+alpha      ``smoothing``           a name, see :data:`SMOOTHINGS`
+H                                  as W, float32
+=========  ======================  =======================================
+
+Differences from the released code: several directions are averaged at the same weights (there, each has its own f_0
+and updates H at once).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zotune import kernels
+from zotune.estimators import ThreePoint
+from zotune.evaluators import Evaluator
+from zotune.noise import Key, Noise
+from zotune.optimizer import ParamsT, ZerothOrder
+from zotune.perturbations import Perturbation, Slot, Terms
+from zotune.rules import SGD
+
+SMOOTHINGS: dict[str, Callable[[int], float]] = {
+    "constant0": lambda step: 0.0,  # noqa: ARG005
+    **{f"constant1e-{n}": (lambda step, n=n: 10.0**-n) for n in range(2, 13)},  # type: ignore[misc]  # noqa: ARG005
+    "constant_decay1": lambda step: 1e-6 if step < 9800 else 1e-8,
+}
+"""alpha as a function of the step, by name: the constants and the two-stage schedule of the released code."""
+
+
+class InverseRootHessian(Perturbation):
+    """D(u) = H^{-1/2} u; keeps H."""
+
+    def __init__(self, estimator: ThreePoint, smoothing: str, noise: Noise = "gaussian") -> None:
+        super().__init__(noise)
+        self._estimator, self._alpha = estimator, SMOOTHINGS[smoothing]
+
+    def refresh(self, slot: Slot, step: int) -> None:  # noqa: ARG002
+        """Start with H = 1."""
+        if "hessian" not in slot.state:
+            slot.state["hessian"] = torch.ones(slot.shape, dtype=slot.dtype, device=slot.param.device)
+
+    def combine(
+        self,
+        slot: Slot,
+        out: Tensor,
+        w: Tensor | None,
+        terms: Terms,
+        *,
+        decay: float = 1.0,
+        rounding: Key | None = None,
+    ) -> None:
+        """See :meth:`Perturbation.combine`."""
+        kernels.combine(
+            out,
+            w,
+            decay=decay,
+            terms=terms,
+            noise=self.noise,
+            precision=slot.state["hessian"],
+            rounding=rounding,
+            backend=slot.backend,
+        )
+
+    def after_losses(self, slot: Slot, step: int, weights: Sequence[float], losses: Sequence[float]) -> None:  # noqa: ARG002
+        """H <- H ((1 - alpha) + alpha 1/K sum_k curvature_k u_k^2)."""
+        alpha = self._alpha(step)
+        if alpha == 0.0:
+            return
+        curvatures = self._estimator.curvatures(losses, slot.group["eps"])
+        terms = [(alpha * c / len(curvatures), slot.key.at(step=step, query=k)) for k, c in enumerate(curvatures)]
+        kernels.scale_by_squares(
+            slot.state["hessian"], decay=1.0 - alpha, terms=terms, noise=self.noise, backend=slot.backend
+        )
+
+
+class HiZOO(ZerothOrder):
+    """Zeroth-order descent along Hessian-scaled directions, see :mod:`zotune.methods.hizoo`.
+
+    Cost: ``queries`` forward passes; one float32 tensor per parameter.
+
+    Args:
+        params: see :class:`zotune.optimizer.ZerothOrder`.
+        lr: learning rate eta.
+        eps: perturbation scale.
+        queries: forward passes per step, odd: f(W) and two for each direction.
+        smoothing: name of alpha, see :data:`SMOOTHINGS`.
+        weight_decay: decoupled.
+        noise: "gaussian" or "rademacher".
+        seed: of all random numbers.
+        backend: kernel backend; None chooses.
+        evaluator: how losses are obtained; None is the overlay.
+        clip: bound on the norm of the projected gradient.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float,
+        eps: float = 1e-3,
+        queries: int = 3,
+        smoothing: str = "constant1e-8",
+        weight_decay: float = 0.0,
+        noise: Noise = "gaussian",
+        seed: int = 0,
+        backend: str | None = None,
+        evaluator: Evaluator | None = None,
+        clip: float | None = None,
+    ) -> None:
+        if smoothing not in SMOOTHINGS:
+            close = difflib.get_close_matches(str(smoothing), SMOOTHINGS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(SMOOTHINGS)}"
+            raise ValueError(f"unknown smoothing {smoothing!r}: {hint}")
+        defaults: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+        estimator = ThreePoint(queries)
+        perturbation = InverseRootHessian(estimator, smoothing, noise)
+        super().__init__(
+            params,
+            defaults,
+            estimator=estimator,
+            matrix=perturbation,
+            vector=perturbation,
+            rule=SGD(),
+            seed=seed,
+            backend=backend,
+            evaluator=evaluator,
+            clip=clip,
+        )

@@ -1,0 +1,224 @@
+"""MeZO-SVRG: zeroth-order descent with a control variate (Gautam et al. 2024, ICML, arXiv 2404.08080).
+
+c_B(X) = (f_B(X + eps z) - f_B(X - eps z)) / (2 eps) on the batch B, averaged over directions when ``queries`` is more
+than 2.
+
+    every q-th step (snapshot), on the full training sample F:
+        X <- W,   g_full = c_F(W) z_0,   W <- (1 - eta_1 wd) W - eta_1 g_full
+    other steps, with the same fresh z and the same batch B at both points:
+        W <- (1 - eta_2 wd) W - eta_2 [ c_B(W) z - c_B(X) z + g_full ]
+    annealing: whenever the mean loss of the last window is more than 1.05 times that of the window before, both rates
+        are divided by ``anneal``, not below the floors 1e-5 (eta_1) and 1e-6 (eta_2)
+
+=========  ======================  ==========================================
+symbol     argument                shape
+=========  ======================  ==========================================
+eta_1      ``lr``
+eta_2      ``lr_minibatch``
+eps        ``eps``
+q          ``period``
+X          the anchor              as W: a copy of the tensors
+g_full                             a seed and a few floats, never a tensor
+=========  ======================  ==========================================
+
+A learning-rate schedule on ``lr`` scales both rates.  Differences from the released code: there, the anchor is a copy
+of the list of parameters, so it is the moving model itself, and the two estimates of a step use different directions.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from zotune.checks import check_count, check_number
+from zotune.estimators import Probe, TwoPoint
+from zotune.evaluators import Closure, Evaluator
+from zotune.noise import Noise
+from zotune.optimizer import ParamsT, ZerothOrder
+from zotune.perturbations import Dense, Slot
+from zotune.rules import SGD
+
+_FLOORS = (1e-5, 1e-6)
+_WORSE = 1.05
+_log = logging.getLogger(__name__)
+
+
+class MeZOSVRG(ZerothOrder):
+    """Variance-reduced zeroth-order descent, see :mod:`zotune.methods.svrg`.
+
+    Cost: ``queries`` forward passes over the full sample on a snapshot step, twice ``queries`` over the batch on the
+    others; a copy of the weights.
+
+    Args:
+        params: see :class:`zotune.optimizer.ZerothOrder`.
+        lr: learning rate eta_1 of snapshot steps.
+        lr_minibatch: learning rate eta_2 of the other steps; None is ``lr``.
+        eps: perturbation scale.
+        period: q; 1 is full-batch descent.
+        anneal: divisor of both rates, 1 or more; 1 switches annealing off.
+        anneal_window: steps per window.
+        queries: forward passes per estimate, even.
+        weight_decay: decoupled.
+        noise: "gaussian" or "rademacher".
+        seed: of all random numbers.
+        backend: kernel backend; None chooses.
+        evaluator: how losses are obtained; None is the overlay.
+        clip: bound on the norm of each estimate's projected gradient.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float,
+        lr_minibatch: float | None = None,
+        eps: float = 1e-3,
+        period: int = 2,
+        anneal: float = 1.0,
+        anneal_window: int = 100,
+        queries: int = 2,
+        weight_decay: float = 0.0,
+        noise: Noise = "gaussian",
+        seed: int = 0,
+        backend: str | None = None,
+        evaluator: Evaluator | None = None,
+        clip: float | None = None,
+    ) -> None:
+        check_count("period", period)
+        check_count("anneal_window", anneal_window)
+        check_number("anneal", anneal, at_least=1.0)
+        self.period, self.anneal, self.anneal_window = period, anneal, anneal_window
+        self._snapshot_step = 0
+        self._snapshot_weights: list[list[float]] = []  # per group
+        self._annealed = 0  # times the rates were divided
+        self._windows = [math.nan, 0.0]  # mean loss of the window before, sum over the present one
+        self._warned = False
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "lr_minibatch": lr if lr_minibatch is None else lr_minibatch,
+        }
+        super().__init__(
+            params,
+            defaults,
+            estimator=TwoPoint(queries),
+            matrix=Dense(noise),
+            rule=SGD(),
+            seed=seed,
+            backend=backend,
+            evaluator=evaluator,
+            clip=clip,
+        )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        check_number("lr_minibatch", group["lr_minibatch"], at_least=0.0)
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether the coming step is a snapshot, whose closure must evaluate the full training sample."""
+        return self.t % self.period == 0
+
+    def plan(self) -> Sequence[Probe]:
+        """The probes of the coming step: at the weights, and on other than snapshot steps also at the anchor (point
+        1)."""
+        own = self.estimator.plan
+        return own if self.needs_full else (*own, *(replace(probe, point=1) for probe in own))
+
+    def step(self, closure: Closure | None = None, full_closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One update, see :meth:`ZerothOrder.step`.
+
+        Args:
+            closure: loss on the present minibatch.
+            full_closure: loss on the full training sample, called on snapshot steps only.  Without it, ``closure`` is
+                taken for both, which is right only if it evaluates the full sample.
+        """
+        if self.needs_full and closure is not None:
+            if full_closure is None and not self._warned:
+                self._warned = True
+                _log.warning(
+                    "MeZOSVRG.step() was given no full_closure: its closure is taken for the full training sample"
+                )
+            closure = full_closure or closure
+        return super().step(closure)
+
+    def _point(self, slot: Slot, point: int) -> Tensor:
+        anchor: Tensor = slot.param.data if point == 0 else slot.state["anchor"]
+        return anchor
+
+    def _rates(self, group: dict[str, Any]) -> tuple[float, float]:
+        """Both rates now: schedule and annealing applied."""
+        schedule = group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
+        return (
+            _annealed(float(group["lr"]), self.anneal, self._annealed, _FLOORS[0]),
+            _annealed(float(group["lr_minibatch"]) * schedule, self.anneal, self._annealed, _FLOORS[1]),
+        )
+
+    def _update(self, slots: Sequence[Slot], losses: Sequence[float]) -> None:
+        groups = self.param_groups
+        half = len(self.estimator.plan)
+        if self.needs_full:
+            self._snapshot_step = self.t
+            self._snapshot_weights = [self._clipped(self.estimator.weigh(losses, g["eps"])) for g in groups]
+        for slot in slots:
+            number = next(i for i, group in enumerate(groups) if group is slot.group)
+            full = self._terms(slot, self._snapshot_weights[number], self._snapshot_step)
+            rate, rate_minibatch = self._rates(slot.group)
+            if self.needs_full:
+                if "anchor" in slot.state:
+                    slot.state["anchor"].copy_(slot.param.data)
+                else:
+                    slot.state["anchor"] = slot.param.data.clone()
+                self._apply(slot, full, lr=rate)
+                continue
+            eps = slot.group["eps"]
+            here = self._clipped(self.estimator.weigh(losses[:half], eps))
+            there = self._clipped(self.estimator.weigh(losses[half:], eps))
+            corrected = self._terms(slot, [w - x for w, x in zip(here, there, strict=True)], self.t)
+            self._apply(slot, [*corrected, *full], lr=rate_minibatch)
+        self._watch(self._mean(losses))
+
+    def _watch(self, loss: float) -> None:
+        """Keep the means of two windows of losses, and anneal when the later is worse."""
+        self._windows[1] += loss
+        if (self.t + 1) % self.anneal_window == 0:
+            mean = self._windows[1] / self.anneal_window
+            if self.anneal > 1.0 and mean > _WORSE * self._windows[0]:
+                self._annealed += 1
+                _log.info(
+                    "step %d: the mean loss has grown by more than 5 %%; both rates are divided by %g",
+                    self.t,
+                    self.anneal,
+                )
+            self._windows = [mean, 0.0]
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            **super()._own_state(),
+            "snapshot_step": self._snapshot_step,
+            "snapshot_weights": [list(weights) for weights in self._snapshot_weights],
+            "annealed": self._annealed,
+            "windows": list(self._windows),
+        }
+
+    def _load_own(self, own: dict[str, Any]) -> None:
+        super()._load_own(own)
+        self._snapshot_step, self._annealed = own["snapshot_step"], own["annealed"]
+        self._snapshot_weights = [list(weights) for weights in own["snapshot_weights"]]
+        self._windows = list(own["windows"])
+
+
+def _annealed(rate: float, divisor: float, times: int, floor: float) -> float:
+    """The rate divided ``times`` times, each time not below the floor; a rate below the floor is left alone."""
+    for _ in range(times):
+        rate = max(rate / divisor, min(rate, floor))
+    return rate

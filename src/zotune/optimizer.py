@@ -1,0 +1,351 @@
+"""The optimizer that all methods assemble: estimate, then step."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from zotune import kernels
+from zotune.checks import check_number
+from zotune.estimators import Estimator, Probe
+from zotune.evaluators import Closure, Evaluator, Overlay
+from zotune.noise import NOISES, Key
+from zotune.perturbations import Dense, Perturbation, Slot
+from zotune.rules import Rule
+
+ParamsT: TypeAlias = Iterable[Any]
+"""Parameters, (name, parameter) pairs, or group dictionaries."""
+
+FORMAT = 1
+_OWN_KEY = "zotune"
+_TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
+
+
+class ZerothOrder(torch.optim.Optimizer):
+    """An optimizer that needs losses only.
+
+    One step is ``refresh``, evaluate the plan, ``tell(losses)``.  ``step(closure)`` does all of it;
+    ``estimate(closure)`` followed by ``step()`` is the same in two halves, where several calls of ``estimate``
+    accumulate (gradient accumulation: the same directions on several micro-batches).
+
+    Args:
+        params: parameters, (name, parameter) pairs as from ``model.named_parameters()``, or group dictionaries.
+            Frozen parameters are left alone. With names, noise is tied to the name's place in the sorted list of
+            names, not to the order or the grouping.
+        defaults: hyperparameters of groups; every group may set its own.
+        estimator: the plan of queries.
+        matrix: perturbation of parameters with two or more dimensions.
+        vector: perturbation of the others.
+        rule: update rule.
+        seed: of all random numbers, 0 <= seed < 2**64.
+        backend: kernel backend, see :mod:`zotune.kernels`.
+        evaluator: how losses are obtained; the overlay when left out.
+        clip: if given, the weights w_k are scaled down so that their Euclidean norm, an estimate of the gradient's
+            norm, is at most this.
+
+    Raises:
+        ValueError: for hyperparameters out of range and parameters that cannot be perturbed.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        estimator: Estimator,
+        matrix: Perturbation,
+        vector: Perturbation | None = None,
+        rule: Rule,
+        seed: int = 0,
+        backend: str | None = None,
+        evaluator: Evaluator | None = None,
+        clip: float | None = None,
+    ) -> None:
+        kernels.check_backend(backend)
+        Key(seed)  # checks the range
+        for perturbation in (matrix, vector):
+            if perturbation is not None and perturbation.noise not in NOISES:
+                raise ValueError(f"noise={perturbation.noise!r}: choose one of {', '.join(NOISES)}")
+        if clip is not None and not (math.isfinite(clip) and clip > 0):
+            raise ValueError(f"clip={clip!r}: choose a positive number, or None for no clipping")
+        self.estimator, self.rule, self.seed, self.backend, self.clip = estimator, rule, seed, backend, clip
+        self._matrix, self._vector = matrix, vector or Dense(matrix.noise)
+        self.evaluator: Evaluator = evaluator or Overlay()
+        self.t = 0
+        self.queries = 0
+        self.last_loss: float | None = None
+        self._sums: list[float] = []
+        self._weight = 0.0
+        self._slots: dict[torch.nn.Parameter, Slot] = {}
+        self._numbers: dict[torch.nn.Parameter, int] = {}
+        super().__init__(params, {**defaults, "input_dim": -1})
+
+    # -------------------------------------------------------------------------------- parameters
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """See :meth:`torch.optim.Optimizer.add_param_group`; also checks every value.
+
+        Raises:
+            ValueError: if a key or a value is wrong, or a parameter cannot be perturbed.
+        """
+        known = self.defaults.keys() | _TORCH_GROUP_KEYS
+        for key in param_group:
+            if key not in known:
+                close = difflib.get_close_matches(key, self.defaults, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(sorted(self.defaults))}"
+                raise ValueError(f"unknown hyperparameter {key!r} in a param group: {hint}")
+        self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for param in group["params"]:
+            self._check_parameter(param)
+        if self._numbers:  # a group added later: its numbers follow the others, whose noise stays
+            self._number(self._named(group))
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if a hyperparameter is out of range."""
+        check_number("lr", group["lr"], at_least=0.0)
+        check_number("eps", group["eps"], above=0.0)
+        check_number("weight_decay", group["weight_decay"], at_least=0.0)
+        if group["input_dim"] not in (-1, 0):
+            raise ValueError(f"input_dim={group['input_dim']!r}: choose -1 (as in torch.nn.Linear) or 0 (as in Conv1D)")
+
+    def _check_parameter(self, param: Tensor) -> None:
+        if param.dtype not in kernels.DTYPES:
+            raise ValueError(
+                f"a parameter of type {param.dtype} cannot be perturbed: "
+                "leave quantised weights out and train adapters, or load the model in float32, bfloat16 or float16"
+            )
+        storage, begin = param.untyped_storage().data_ptr(), param.storage_offset()
+        for other in self._numbers:
+            same = other is not param and param.numel() and other.untyped_storage().data_ptr() == storage
+            if (
+                same
+                and begin < other.storage_offset() + other.numel()
+                and other.storage_offset() < begin + param.numel()
+            ):
+                raise ValueError(
+                    "two different parameters share memory: tie them as one Parameter object, or copy one of them"
+                )
+
+    @staticmethod
+    def _named(group: dict[str, Any]) -> list[tuple[str | None, torch.nn.Parameter]]:
+        names: Sequence[str | None] = group.get("param_names") or [None] * len(group["params"])
+        return list(zip(names, group["params"], strict=True))
+
+    def _number(self, named: Sequence[tuple[str | None, torch.nn.Parameter]]) -> None:
+        """Give noise numbers: in the order of the names if all have one, otherwise in the order given."""
+        if all(name is not None for name, _ in named):
+            named = sorted(named, key=lambda pair: str(pair[0]))
+        for _, param in named:
+            self._numbers[param] = len(self._numbers)
+
+    def _active(self) -> list[Slot]:
+        """The slots of all parameters that are not frozen."""
+        if not self._numbers:
+            self._number([pair for group in self.param_groups for pair in self._named(group)])
+        slots = []
+        for group in self.param_groups:
+            for name, param in self._named(group):
+                if not param.requires_grad:
+                    continue
+                slot = self._slots.get(param)
+                if slot is None:
+                    slot = self._slots[param] = self._make_slot(name, param, group)
+                slot.group, slot.state = group, self.state[param]
+                slots.append(slot)
+        if not slots:
+            raise ValueError("no parameter is trainable: set requires_grad=True on those to be trained")
+        return slots
+
+    def _make_slot(self, name: str | None, param: torch.nn.Parameter, group: dict[str, Any]) -> Slot:
+        number = self._numbers[param]
+        slot = Slot(
+            param=param,
+            name=name or f"parameter {number}",
+            group=group,
+            key=Key(self.seed, parameter=number),
+            state=self.state[param],
+            backend=self.backend,
+        )
+        slot.perturbation = self._matrix if param.dim() >= 2 else self._vector
+        return slot
+
+    # -------------------------------------------------------------------------------- one iteration
+
+    def plan(self) -> Sequence[Probe]:
+        """The probes of the coming step."""
+        return self.estimator.plan
+
+    @torch.no_grad()
+    def estimate(self, closure: Closure, weight: float = 1.0) -> float:
+        """Evaluate all probes of the coming step on one batch, and add the losses to those of the step.
+
+        Args:
+            closure: returns the loss on the batch as a number or a one-element tensor; called once per probe, under
+                ``torch.no_grad``.
+            weight: of this batch in the step's mean, usually its number of examples.
+
+        Returns:
+            The mean loss over the probes.
+
+        Raises:
+            NonFiniteLossError: if a loss is NaN or infinite; weights and accumulated losses are as before.
+            ValueError: if the weight is not positive.
+        """
+        check_number("weight", weight, above=0.0)
+        slots = self._active()
+        self._refresh(slots)
+        plan = self.plan()
+        losses = self.evaluator.evaluate(slots, plan, self._write_probe, closure, self.t)
+        if not self._sums:
+            self._sums = [0.0] * len(plan)
+        self._sums = [s + weight * loss for s, loss in zip(self._sums, losses, strict=True)]
+        self._weight += weight
+        return self._mean(losses)
+
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One update from the accumulated losses; with a closure, ``estimate(closure)`` first.
+
+        Returns:
+            The step's mean loss over batches and probes.
+
+        Raises:
+            RuntimeError: if there is nothing to update from.
+            NonFiniteLossError: see :meth:`estimate`.
+        """
+        if closure is not None:
+            self.estimate(closure)
+        if not self._sums:
+            raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
+        sums, weight = self._sums, self._weight
+        self._sums, self._weight = [], 0.0
+        self.tell(self.evaluator.merge(sums, weight))
+        return self.last_loss
+
+    @torch.no_grad()
+    def tell(self, losses: Sequence[float]) -> None:
+        """Update from the losses of the plan alone, without running the model.
+
+        Args:
+            losses: mean losses of the step, in the order of :meth:`plan`.
+
+        Raises:
+            ValueError: if their number is wrong or one is not finite.
+        """
+        losses = [float(loss) for loss in losses]
+        plan = self.plan()
+        if len(losses) != len(plan):
+            raise ValueError(f"{len(losses)} losses were given, but the step's plan has {len(plan)} probes")
+        if not all(map(math.isfinite, losses)):
+            raise ValueError("tell() was given a loss that is not finite")
+        slots = self._active()
+        self._refresh(slots)
+        self._update(slots, losses)
+        self.last_loss = self._mean(losses)
+        self.queries += len(plan)
+        self.t += 1
+
+    def _update(self, slots: Sequence[Slot], losses: Sequence[float]) -> None:
+        for slot in slots:
+            weights = self._clipped(self.estimator.weigh(losses, slot.group["eps"]))
+            slot.perturbation.after_losses(slot, self.t, weights, losses)
+            self._apply(slot, self._terms(slot, weights, self.t), lr=slot.group["lr"])
+            slot.perturbation.after_update(slot, self.t, weights)
+
+    def _terms(self, slot: Slot, weights: Sequence[float], step: int) -> list[tuple[float, Key]]:
+        return [(w, slot.key.at(step=step, query=k)) for k, w in enumerate(weights)]
+
+    def _apply(self, slot: Slot, terms: Sequence[tuple[float, Key]], *, lr: float) -> None:
+        self.rule.step(slot, terms, lr=float(lr), rounding=slot.key.at(step=self.t, tag="rounding"))
+
+    def _clipped(self, weights: list[float]) -> list[float]:
+        norm = math.sqrt(math.fsum(w * w for w in weights))
+        if self.clip is None or norm <= self.clip:
+            return weights
+        return [w * (self.clip / norm) for w in weights]
+
+    def _refresh(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            slot.perturbation.refresh(slot, self.t)
+
+    def _mean(self, losses: Sequence[float]) -> float:
+        """Mean of the losses that were taken around the weights."""
+        own = [loss for loss, probe in zip(losses, self.plan(), strict=True) if probe.point == 0]
+        return math.fsum(own) / len(own)
+
+    def _write_probe(self, slot: Slot, probe: Probe, out: Tensor) -> None:
+        """out = point + sign * eps * D(x_query)."""
+        scale = probe.sign * slot.group["eps"]
+        terms = [(scale, slot.key.at(step=self.t, query=probe.query))] if probe.sign else []
+        slot.perturbation.combine(slot, out, slot.logical(self._point(slot, probe.point)), terms)
+
+    def _point(self, slot: Slot, point: int) -> Tensor:
+        """Stored weights of a point; methods with more points than one add theirs."""
+        assert point == 0
+        return slot.param.data
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing to do: there are no gradients.  Left-over ones of other code are dropped."""
+        super().zero_grad(set_to_none)
+
+    # -------------------------------------------------------------------------------- saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's layout, plus what a run needs to go on with the same bits, under ``"zotune"``."""
+        state = super().state_dict()
+        state[_OWN_KEY] = self._own_state()
+        return state
+
+    def _own_state(self) -> dict[str, Any]:
+        numbers = [self._numbers.get(p, -1) for group in self.param_groups for p in group["params"]]
+        return {
+            "format": FORMAT,
+            "method": type(self).__name__,
+            "seed": self.seed,
+            "noise": self._matrix.noise,
+            "numbers": numbers,
+            "t": self.t,
+            "queries": self.queries,
+            "last_loss": self.last_loss,
+            "sums": list(self._sums),
+            "weight": self._weight,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken.
+
+        Raises:
+            ValueError: if it belongs to another method, seed or noise, or to other parameters.
+        """
+        own = state_dict.get(_OWN_KEY)
+        if not isinstance(own, dict) or own.get("format") != FORMAT:
+            raise ValueError("this state was not saved by an optimizer of this version of zotune")
+        for field, mine in (("method", type(self).__name__), ("seed", self.seed), ("noise", self._matrix.noise)):
+            if own[field] != mine:
+                raise ValueError(
+                    f"the saved state has {field}={own[field]!r}, this optimizer {mine!r}: build it the same way"
+                )
+        exact = {i: dict(values) for i, values in state_dict["state"].items()}
+        super().load_state_dict({"state": {}, "param_groups": state_dict["param_groups"]})
+        params = [p for group in self.param_groups for p in group["params"]]
+        numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
+        # torch casts state to the parameter's type on loading; ours is kept in float32 and must stay so
+        for number, param in zip(numbers, params, strict=True):
+            values = exact.get(number, {})
+            self.state[param] = {
+                k: v.detach().clone().to(param.device) if isinstance(v, Tensor) else v for k, v in values.items()
+            }
+        self._numbers = {p: n for p, n in zip(params, own["numbers"], strict=True) if n >= 0}
+        self._slots = {}
+        self._load_own(own)
+
+    def _load_own(self, own: dict[str, Any]) -> None:
+        self.t, self.queries, self.last_loss = own["t"], own["queries"], own["last_loss"]
+        self._sums, self._weight = list(own["sums"]), own["weight"]

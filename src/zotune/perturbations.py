@@ -1,0 +1,132 @@
+"""Perturbations: what a direction looks like, and everything a method keeps for that purpose, one parameter at a time.
+
+A direction is D(x_k): x_k are the random coordinates of query k, a pure function of its key, and D is linear.
+Methods therefore never hold a direction; they ask for ``w * decay + sum_k c_k D(x_k)``, written to a buffer in one
+pass (:meth:`Perturbation.combine`).
+
+Matrices are seen as (m, n) with n the input side.  Parameters with more than two dimensions count as (shape[0],
+rest), and a group with ``input_dim=0`` holds matrices that are stored the other way round (GPT-2's Conv1D).  Vectors
+always use :class:`Dense`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from zotune import kernels
+from zotune.noise import Key, Noise
+
+Terms: TypeAlias = Sequence[tuple[float, Key]]
+
+
+@dataclass(slots=True)
+class Slot:
+    """One parameter of an optimizer and what belongs to it.
+
+    Attributes:
+        param: the parameter.
+        group: its param group.
+        key: its noise key, at step 0, query 0, tag "z".
+        state: the optimizer's state of the parameter.
+        perturbation: how it is perturbed, chosen once from its shape.
+        backend: name of the kernel backend, or None.
+        memo: what a perturbation has computed for the present step; never saved.
+    """
+
+    param: torch.nn.Parameter
+    name: str
+    group: dict[str, Any]
+    key: Key
+    state: dict[str, Any]
+    perturbation: Perturbation = field(init=False)
+    backend: str | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of sums and state: float64 for float64 weights, otherwise float32."""
+        return torch.float64 if self.param.dtype is torch.float64 else torch.float32
+
+    def logical(self, tensor: Tensor) -> Tensor:
+        """The tensor, shaped as the parameter, as its perturbation sees it: (m, n) for matrices, n the input side."""
+        if tensor.dim() < 2 or not self.perturbation.matrix:
+            return tensor
+        if self.group["input_dim"] == 0:
+            return tensor.reshape(-1, tensor.shape[-1]).t()
+        return tensor.reshape(tensor.shape[0], -1)
+
+    def stored(self, logical: Tensor) -> Tensor:
+        """Inverse of :meth:`logical`, as a view."""
+        if logical.shape == self.param.shape and self.group["input_dim"] != 0:
+            return logical
+        if self.param.dim() >= 2 and self.perturbation.matrix and self.group["input_dim"] == 0:
+            logical = logical.t()
+        return logical.view(self.param.shape) if logical.shape != self.param.shape else logical
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of :meth:`logical`."""
+        return self.logical(self.param.data).shape
+
+
+class Perturbation:
+    """Base class: D(x) = x, dense noise.
+
+    Args:
+        noise: distribution of the coordinates.
+    """
+
+    matrix: ClassVar[bool] = False
+    """Whether the perturbation needs its parameter as a matrix."""
+
+    gain: float = 1.0
+    """Factor on D in the update that is not in the queries (LOZO's 1/r)."""
+
+    def __init__(self, noise: Noise = "gaussian") -> None:
+        self.noise = noise
+
+    def refresh(self, slot: Slot, step: int) -> None:
+        """Bring ``slot.state`` to ``step``; called before the first query of the step, and again without effect after
+        it."""
+
+    def combine(
+        self,
+        slot: Slot,
+        out: Tensor,
+        w: Tensor | None,
+        terms: Terms,
+        *,
+        decay: float = 1.0,
+        rounding: Key | None = None,
+    ) -> None:
+        """out = round(w * decay + sum_k c_k D(x_k)); out and w are shaped as :meth:`Slot.logical`."""
+        kernels.combine(out, w, decay=decay, terms=terms, noise=self.noise, rounding=rounding, backend=slot.backend)
+
+    def coordinates_shape(self, slot: Slot) -> torch.Size:
+        """Shape of the coordinates x."""
+        return slot.shape
+
+    def combine_coordinates(self, slot: Slot, x: Tensor, terms: Terms, *, decay: float) -> None:
+        """x <- x * decay + sum_k c_k x_k, in place, in the space of coordinates."""
+        kernels.combine(x, x, decay=decay, terms=terms, noise=self.noise, backend=slot.backend)
+
+    def add_coordinates(
+        self, slot: Slot, w: Tensor, x: Tensor, *, scale: float, decay: float, rounding: Key | None
+    ) -> None:
+        """w <- round(w * decay + scale * D(x)), in place."""
+        kernels.combine(w, w, decay=decay, dense=(scale, x), rounding=rounding, backend=slot.backend)
+
+    def after_losses(self, slot: Slot, step: int, weights: Sequence[float], losses: Sequence[float]) -> None:
+        """Adapt the perturbation to the losses, before the rule writes the weights (HiZOO)."""
+
+    def after_update(self, slot: Slot, step: int, weights: Sequence[float]) -> None:
+        """Adapt the perturbation once the rule has written the weights (LOREN)."""
+
+
+class Dense(Perturbation):
+    """D(x) = x: independent noise for every weight."""
