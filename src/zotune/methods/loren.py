@@ -1,15 +1,14 @@
-"""LOREN: directions from a learnt low-rank curvature, with leave-one-out losses (Seung et al. 2026, AAAI, arXiv
-2511.07971).
+"""LOREN: directions from a learnt low-rank curvature, with leave-one-out losses.
 
-For each matrix (m, n) a vector a in R^n; rows of a direction have precision proportional to rho I + a a^T.
-With s = |a|^2, t = sqrt(rho + s):
+Seung et al. 2026, AAAI, arXiv 2511.07971.  For each matrix (m, n) a vector a in R^n; rows of a direction have
+precision proportional to rho I + a a^T.  With s = |a|^2 and t = sqrt(rho + s):
 
-    U_k ~ N(0, 1)^{m x n},   D(U) = U - b (U a) a^T,   b = 1 / (t (t + sqrt(rho)))
-                                    rows of D ~ N(0, rho (rho I + a a^T)^{-1})
-    I + a a^T)^{-1}) f_k = f(W + eps D(U_k)),   A_k = f_k - mean_j f_j                                         all K
-    queries at the same W and a g_W = 1/(eps (K-1)) sum_k A_k D(U_k)
+    U_k ~ N(0, 1)^{m x n}
+    D(U) = U - b (U a) a^T,   b = 1 / (t (t + sqrt(rho)))          rows of D ~ N(0, rho (rho I + a a^T)^{-1})
+    f_k = f(W + eps D(U_k)),   A_k = f_k - mean_j f_j              all K queries at the same W and a
+    g_W = 1/(eps (K-1)) sum_k A_k D(U_k)
     g_a = 1/(K-1) sum_k A_k grad_a log p(D_k),   grad_a log p(D) = m a / (rho + s) - D^T (D a) / rho
-    M <- beta M + g_W,   W <- (1 - eta wd) W - eta M,   a <- a - nu g_a                        once per step
+    M <- beta M + g_W,   W <- (1 - eta wd) W - eta M,   a <- a - nu g_a          once per step
 
 =========  ======================  =======================================
 symbol     argument                shape

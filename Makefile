@@ -1,0 +1,53 @@
+# make demo   set up and fine-tune the embedded model, offline
+# make test   set up and run all tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+WORKERS ?= 2
+
+.PHONY: demo test test-slow lint type bench docs clean help
+
+help:
+	@sed -n '1,2p' Makefile | cut -c3-
+	@echo "make lint   ruff        make type   mypy --strict on src"
+	@echo "make docs   build the pages into site/        make bench  run the benchmarks"
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@echo "installing zotune into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what the tests need ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/python main.py --results results/demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check src tests main.py benchmarks
+	$(BIN)/ruff check src tests main.py benchmarks
+
+type: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/passes.py
+
+docs: $(VENV)/.dev
+	@$(PIP) -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+"""Settings of a training run: fields, defaults, checks, and the words of the command line."""
+
+from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorithm, methods_of
+from zotune.config.errors import ConfigError, nearest
+from zotune.config.flags import Flag, FlagOfField
+from zotune.config.text import config_from_text, notices
+from zotune.config.train import FLAGS, TrainConfig, dump_settings, load_settings
+
+__all__ = [
+    "ALGORITHMS",
+    "EMBEDDED",
+    "FLAGS",
+    "METHOD_FLAGS",
+    "Algorithm",
+    "ConfigError",
+    "Flag",
+    "FlagOfField",
+    "TrainConfig",
+    "config_from_text",
+    "dump_settings",
+    "load_settings",
+    "methods_of",
+    "nearest",
+    "notices",
+]

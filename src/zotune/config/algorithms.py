@@ -1,0 +1,127 @@
+"""The algorithms of the command line: which flags concern each, and what each takes when a flag is left out."""
+
+import dataclasses
+from typing import Final
+
+EMBEDDED: Final = "embedded"
+"""Name of the model and of the text generator that come with the package."""
+
+QUERY_FLAGS: Final = frozenset({"num_queries", "perturbation_scale", "noise", "backend"})
+"""Flags of every method that estimates the gradient from forward passes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """One choice of `--algorithm`.
+
+    `flags` are the method flags that change its result, `queries` the forward passes a step when `--num_queries` is
+    left out (0: not a zeroth-order method) and `query_rule` the counts that are possible: at least `query_minimum`,
+    and `query_minimum + i * query_multiple`.  `lr` and `lr_embedded` are the learning rates taken when `--lr` is left
+    out, for a model of the user's and for the embedded one; `lr_minibatch*` the same for `--lr_mezosvrg_mb`.
+    """
+
+    flags: frozenset[str]
+    lr: float
+    lr_embedded: float
+    queries: int = 0
+    query_minimum: int = 0
+    query_multiple: int = 1
+    query_rule: str = ""
+    momentum: float = 0.0
+    noise: str = "gaussian"
+    lr_minibatch: float = 0.0
+    lr_minibatch_embedded: float = 0.0
+
+    @property
+    def zeroth_order(self) -> bool:
+        """True when the method needs forward passes only."""
+        return self.queries > 0
+
+
+_PAIRS = "an even number, because a direction takes two forward passes"
+
+ALGORITHMS: Final[dict[str, Algorithm]] = {
+    "ZO": Algorithm(
+        flags=QUERY_FLAGS | {"momentum"},
+        lr=1e-6,
+        lr_embedded=1e-3,
+        queries=2,
+        query_minimum=2,
+        query_multiple=2,
+        query_rule=_PAIRS,
+    ),
+    "ZOAdam": Algorithm(
+        flags=QUERY_FLAGS | {"eps", "low_bit_adam"},
+        lr=1e-5,
+        lr_embedded=1e-3,
+        queries=2,
+        query_minimum=2,
+        query_multiple=2,
+        query_rule=_PAIRS,
+    ),
+    "ZOSVRG": Algorithm(
+        flags=QUERY_FLAGS | {"lr_mezosvrg_mb", "q", "anneal"},
+        lr=1e-4,
+        lr_embedded=1e-3,
+        queries=3,
+        query_minimum=3,
+        query_multiple=3,
+        query_rule="a multiple of 3, because a direction takes three forward passes a step on average at --q 2",
+        lr_minibatch=1e-6,
+        lr_minibatch_embedded=1e-3,
+    ),
+    "LOZO": Algorithm(
+        flags=QUERY_FLAGS | {"rank", "step_interval", "momentum"},
+        lr=1e-6,
+        lr_embedded=1e-3,
+        queries=2,
+        query_minimum=2,
+        query_multiple=2,
+        query_rule=_PAIRS,
+    ),
+    "HiZOO": Algorithm(
+        flags=QUERY_FLAGS | {"hessian_smooth_type"},
+        lr=1e-6,
+        lr_embedded=1e-3,
+        queries=3,
+        query_minimum=3,
+        query_multiple=2,
+        query_rule="an odd number from 3, because it is one forward pass at the weights and two a direction",
+    ),
+    "LOREN": Algorithm(
+        flags=QUERY_FLAGS | {"lr_cov", "damping", "momentum"},
+        lr=1e-6,
+        lr_embedded=1e-3,
+        queries=6,
+        query_minimum=2,
+        query_rule="at least 2, because each loss is compared with the others",
+        momentum=0.9,
+    ),
+    "FZOO": Algorithm(
+        flags=QUERY_FLAGS,
+        lr=1e-5,
+        lr_embedded=1e-3,
+        queries=8,
+        query_minimum=3,
+        query_rule="at least 3, one at the weights and two or more directions whose spread is measured",
+        noise="rademacher",
+    ),
+    "FOSGD": Algorithm(
+        flags=frozenset({"momentum"}),
+        lr=1e-3,
+        lr_embedded=1e-1,
+    ),
+    "FOAdam": Algorithm(
+        flags=frozenset({"eps"}),
+        lr=1e-5,
+        lr_embedded=1e-3,
+    ),
+}
+
+METHOD_FLAGS: Final = frozenset().union(*(algorithm.flags for algorithm in ALGORITHMS.values()))
+"""Flags that concern some of the algorithms only; every other flag concerns all of them."""
+
+
+def methods_of(flag: str) -> list[str]:
+    """Names of the algorithms that `flag` concerns, in the order of the table."""
+    return [name for name, algorithm in ALGORITHMS.items() if flag not in METHOD_FLAGS or flag in algorithm.flags]

@@ -1,0 +1,140 @@
+"""What every setting must satisfy; each check is one sentence for the person who gave it."""
+
+import dataclasses
+import importlib.util
+import math
+import re
+from typing import TYPE_CHECKING
+
+from zotune.config.algorithms import ALGORITHMS, EMBEDDED
+from zotune.config.errors import ConfigError, nearest
+from zotune.config.flags import flags_of
+from zotune.embedded.generator import TASKS as GENERATED
+from zotune.hf.resolve import resolve
+from zotune.kernels import BACKENDS
+from zotune.methods.hizoo import SMOOTHINGS
+from zotune.noise import NOISES
+from zotune.tasks import get_task
+
+if TYPE_CHECKING:
+    from zotune.config.train import TrainConfig
+
+_AT_LEAST_ONE = (
+    "samplesize",
+    "samplesize_validation",
+    "batchsize",
+    "batchsize_limit",
+    "patience",
+    "q",
+    "rank",
+    "step_interval",
+)
+_ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
+_NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
+_SEED_LIMIT = 2**63
+
+
+def check(config: "TrainConfig") -> None:
+    """Raise `ConfigError` for the first setting of `config` that cannot be used.
+
+    Looks at the settings and at the file system; loads neither data nor model.
+    """
+    check_choices(config)
+    _check_ranges(config)
+    _check_queries(config)
+    _check_names(config)
+    _check_task(config)
+    _check_places(config)
+    _check_installed(config)
+
+
+def check_choices(config: "TrainConfig") -> None:
+    """Raise `ConfigError`, with the nearest name, for a setting that is none of its flag's choices."""
+    for name, described in flags_of(type(config)).items():
+        choices = described.flag.choices
+        value = str(getattr(config, name))
+        if choices and value not in choices:
+            raise ConfigError(f"--{name} knows {_listed(choices)}, not {value!r}{nearest(value, choices)}")
+
+
+def _check_ranges(config: "TrainConfig") -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"--{field.name} must be a finite number, not {value}.")
+    for name in _AT_LEAST_ONE:
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise ConfigError(f"--{name} must be at least 1, not {value}.")
+    for name in _ABOVE_ZERO:
+        if (value := getattr(config, name)) <= 0:
+            raise ConfigError(f"--{name} must be above 0, not {value}.")
+    for name in _NOT_NEGATIVE:
+        if (value := getattr(config, name)) is not None and value < 0:
+            raise ConfigError(f"--{name} must not be negative, but is {value}.")
+    for name in ("init_seed", "trial"):
+        if getattr(config, name) >= _SEED_LIMIT:
+            raise ConfigError(f"--{name} must be below 2**63, but is {getattr(config, name)}.")
+    if config.momentum is not None and config.momentum >= 1:
+        raise ConfigError(f"--momentum must be below 1, not {config.momentum}.")
+    if config.anneal < 1:
+        raise ConfigError(
+            f"--anneal divides the learning rates, so it must be at least 1 (never), not {config.anneal}."
+        )
+    if config.max_seq_length < 2:
+        raise ConfigError(f"--max_seq_length must be at least 2 tokens, not {config.max_seq_length}.")
+    if config.bf16 and config.fp16:
+        raise ConfigError("--bf16 and --fp16 exclude each other; give one of them.")
+
+
+def _check_queries(config: "TrainConfig") -> None:
+    algorithm = ALGORITHMS[config.algorithm]
+    queries = config.num_queries
+    if queries is None or not algorithm.zeroth_order:
+        return
+    above = queries - algorithm.query_minimum
+    if above < 0 or above % algorithm.query_multiple:
+        raise ConfigError(f"--num_queries with {config.algorithm} must be {algorithm.query_rule}; it is {queries}.")
+
+
+def _check_names(config: "TrainConfig") -> None:
+    for name, known in (("backend", BACKENDS), ("hessian_smooth_type", tuple(SMOOTHINGS)), ("noise", NOISES)):
+        value = getattr(config, name)
+        if value is not None and value not in known:
+            raise ConfigError(f"--{name} knows {_listed(known)}, not {value!r}{nearest(value, known)}")
+
+
+def _check_task(config: "TrainConfig") -> None:
+    try:
+        get_task(config.task)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.source == EMBEDDED and config.task not in GENERATED:
+        raise ConfigError(
+            f"No text is generated for the task {config.task}; give --data_dir, or one of {_listed(GENERATED)}."
+        )
+
+
+def _check_places(config: "TrainConfig") -> None:
+    if not config.model_name.strip():
+        raise ConfigError("--model_name must not be empty; give 'embedded', a folder or a name on the hub.")
+    try:
+        resolve(config.model_name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.data_dir is not None and not config.data_dir.is_dir():
+        raise ConfigError(f"There is no data folder {config.data_dir}; check --data_dir.")
+    for folder in (config.results, *config.results.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--results {config.results} cannot be made, because {folder} is a file.")
+    if config.device is not None and not re.fullmatch(r"cpu|\d+|cuda(:\d+)?", config.device):
+        raise ConfigError(f"--device must be cpu, the number of a GPU or cuda:NUMBER, not {config.device!r}.")
+
+
+def _check_installed(config: "TrainConfig") -> None:
+    if config.logging == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--logging tensorboard needs the package tensorboard; install zotune[tensorboard].")
+
+
+def _listed(names: "tuple[str, ...] | list[str]") -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last

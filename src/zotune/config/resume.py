@@ -1,0 +1,35 @@
+"""The settings of a run that goes on: those it was started with, but for the few that leave its results alone."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from zotune.config.errors import ConfigError
+from zotune.config.train import FLAGS, TrainConfig, load_settings
+
+MAY_CHANGE: Final = frozenset({"resume", "device", "backend", "logging", "save_every"})
+"""Flags allowed beside `--resume`: where the run computes and what it writes, not what it computes."""
+
+
+def resumed_config(values: Mapping[str, Any]) -> TrainConfig:
+    """The settings in the `config.json` of the run folder `values["resume"]`, changed by the others of `values`.
+
+    Raises `ConfigError` when the folder holds no run, or when a value would change the run's results.
+    """
+    run = Path(values["resume"])
+    if refused := sorted(set(values) - MAY_CHANGE):
+        raise ConfigError(
+            f"--resume goes on with the settings of the run, so --{refused[0]} cannot be given with it; leave it out."
+        )
+    try:
+        saved = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"{run} is no run folder, because it has no config.json; check --resume.") from None
+    except json.JSONDecodeError:
+        raise ConfigError(f"{run / 'config.json'} cannot be read as JSON, so the run cannot go on.") from None
+    if not isinstance(saved, dict) or "algorithm" not in saved:
+        raise ConfigError(f"{run / 'config.json'} holds no settings, so the run cannot go on.")
+    settings = load_settings({name: value for name, value in saved.items() if name in FLAGS})
+    return dataclasses.replace(settings, **values)

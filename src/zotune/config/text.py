@@ -1,0 +1,56 @@
+"""From the words of a command line to settings, and what to say about those that change nothing."""
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, Final
+
+from zotune.config.algorithms import METHOD_FLAGS, methods_of
+from zotune.config.errors import ConfigError
+from zotune.config.flags import Kind
+from zotune.config.resume import resumed_config
+from zotune.config.train import FLAGS, TrainConfig
+
+_NEEDS: Final = {"patience": "early_stopping", "save_every": "save_ckpt"}
+"""Flags that change nothing unless another one is given."""
+
+
+def config_from_text(given: Mapping[str, str | bool]) -> TrainConfig:
+    """The settings of the flags in `given` (name to text, or to True for a switch), defaults for the others.
+
+    With `resume` among them, the settings of that run.  Raises `ConfigError` for a text that is not of the flag's
+    kind, and what `resumed_config` raises.
+    """
+    values = {name: _value(name, FLAGS[name].kind, text) for name, text in given.items()}
+    return resumed_config(values) if "resume" in values else TrainConfig(**values)
+
+
+def notices(config: TrainConfig, given: Set[str]) -> list[str]:
+    """One line for each reason why flags in `given` change nothing in a run of `config`."""
+    lines = []
+    other = [name for name in FLAGS if name in given & METHOD_FLAGS and config.algorithm not in methods_of(name)]
+    if other:
+        lines.append(f"no effect with {config.algorithm}: {_flags(other)}")
+    for name, needed in _NEEDS.items():
+        if name in given and not getattr(config, needed):
+            lines.append(f"no effect without --{needed}: {_flags([name])}")
+    return lines
+
+
+def _value(name: str, kind: Kind, text: str | bool) -> Any:
+    if isinstance(text, bool):
+        return text
+    if kind == "path":
+        if not text:
+            raise ConfigError(f"--{name} must name a folder, but is empty.")
+        return Path(text).expanduser()
+    if kind == "text":
+        return text
+    convert, what = (int, "a whole number") if kind == "whole" else (float, "a number")
+    try:
+        return convert(text)
+    except ValueError:
+        raise ConfigError(f"--{name} takes {what}, not {text!r}.") from None
+
+
+def _flags(names: list[str]) -> str:
+    return " ".join(f"--{name}" for name in names)

@@ -1,0 +1,183 @@
+"""All settings of a training run: one frozen dataclass, one field a flag."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, TypeVar
+
+from zotune.config import checks
+from zotune.config.algorithms import ALGORITHMS, EMBEDDED
+from zotune.config.errors import ConfigError
+from zotune.config.flags import Flag, FlagOfField, flags_of
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of `zotune train`; the names, meanings and defaults are those of its flags.
+
+    `None` stands for "left out": `resolved()` puts the default of the chosen algorithm and model there.
+    """
+
+    # What is trained on what
+    model_name: Annotated[str, Flag("what", "'embedded', a folder, or a name on the Hugging Face hub")] = EMBEDDED
+    task: Annotated[str, Flag("what", "mnli qnli sst2 cola rte boolq wic cb wsc copa")] = "sst2"
+    algorithm: Annotated[str, Flag("what", "the method", choices=tuple(ALGORITHMS))] = "LOREN"
+    # Data
+    data_dir: Annotated[
+        Path | None,
+        Flag(
+            "data",
+            "folder with parquet, jsonl or csv files in Hugging Face columns",
+            default_text="generated text for the embedded model, otherwise the hub",
+        ),
+    ] = None
+    samplesize: Annotated[int, Flag("data", "training examples, drawn from the training split")] = 512
+    samplesize_validation: Annotated[int, Flag("data", "examples of each evaluation")] = 256
+    max_seq_length: Annotated[int, Flag("data", "longest input in tokens; longer ones are cut")] = 128
+    soft_prompt: Annotated[
+        bool, Flag("data", "ask in words and compare the label words' logits, instead of a new head")
+    ] = False
+    # Loop
+    epochs: Annotated[float, Flag("loop", "passes over the training examples")] = 10.0
+    batchsize: Annotated[int, Flag("loop", "examples a step, over all processes together")] = 16
+    batchsize_limit: Annotated[
+        int | None, Flag("loop", "largest micro-batch, to save memory", default_text="the whole batch at once")
+    ] = None
+    eval_every: Annotated[float, Flag("loop", "evaluate every so many epochs")] = 1.0
+    early_stopping: Annotated[bool, Flag("loop", "stop when the validation accuracy no longer gets better")] = False
+    patience: Annotated[int, Flag("loop", "evaluations without a better accuracy before --early_stopping stops")] = 5
+    init_seed: Annotated[int, Flag("loop", "seed of everything drawn at random")] = 42
+    trial: Annotated[int, Flag("loop", "another repetition: same examples, other order, directions and head")] = 0
+    # Optimizer
+    lr: Annotated[
+        float | None,
+        Flag("optimizer", "learning rate; with ZOSVRG that of the full-batch steps", default_text="per method"),
+    ] = None
+    weight_decay: Annotated[float, Flag("optimizer", "decoupled weight decay, none on biases and norms")] = 0.0
+    clipping: Annotated[
+        bool, Flag("optimizer", "clip the norm of the gradient, or of its zeroth-order estimate, at 1")
+    ] = False
+    momentum: Annotated[float | None, Flag("optimizer", "momentum", default_text="0.9 with LOREN, otherwise 0")] = None
+    # Zeroth order
+    num_queries: Annotated[
+        int | None,
+        Flag(
+            "queries",
+            "forward passes a step; more of them are an average, then one update; with ZOSVRG the average over a period"
+            " at --q 2, so a multiple of 3",
+            default_text="2 (ZO, ZOAdam, LOZO), 3 (ZOSVRG, HiZOO), 6 (LOREN), 8 (FZOO)",
+        ),
+    ] = None
+    perturbation_scale: Annotated[float, Flag("queries", "length of the step from the weights to a probe")] = 0.001
+    noise: Annotated[
+        str | None,
+        Flag(
+            "queries",
+            "law of the directions: gaussian rademacher",
+            default_text="rademacher with FZOO, otherwise gaussian",
+        ),
+    ] = None
+    backend: Annotated[
+        str | None, Flag("queries", "code that makes the noise (same bits each)", default_text="the fastest that works")
+    ] = None
+    # One method each
+    lr_mezosvrg_mb: Annotated[
+        float | None, Flag("methods", "learning rate of the minibatch steps", default_text="per model")
+    ] = None
+    q: Annotated[int, Flag("methods", "steps from one full-batch step to the next")] = 2
+    anneal: Annotated[
+        float, Flag("methods", "divide both rates by this when an epoch's mean loss is 5 % above the last; 1: never")
+    ] = 5.0
+    eps: Annotated[float, Flag("methods", "Adam's epsilon")] = 1e-08
+    low_bit_adam: Annotated[int, Flag("methods", "8 keeps Adam's moments in 8 bits", choices=("0", "8"))] = 0
+    rank: Annotated[int, Flag("methods", "rank of the directions")] = 2
+    step_interval: Annotated[int, Flag("methods", "steps that share one V")] = 50
+    hessian_smooth_type: Annotated[str, Flag("methods", "how fast the Hessian follows, by name")] = "constant1e-8"
+    lr_cov: Annotated[float, Flag("methods", "learning rate of the curvature")] = 0.001
+    damping: Annotated[float, Flag("methods", "damping of the curvature")] = 0.1
+    # Model and machine
+    full_parameter: Annotated[
+        bool, Flag("model", "train all parameters, not only the last blocks, the final norm and the head")
+    ] = False
+    bf16: Annotated[bool, Flag("model", "weights in bfloat16 (first-order: mixed precision)")] = False
+    fp16: Annotated[bool, Flag("model", "weights in float16 (first-order: mixed precision, GPU only)")] = False
+    trust_remote_code: Annotated[bool, Flag("model", "let a model of the hub run its own code")] = False
+    device: Annotated[
+        str | None,
+        Flag("model", "number of a GPU, cuda:NUMBER or cpu", default_text="the first GPU, otherwise the CPU"),
+    ] = None
+    # Results
+    results: Annotated[Path, Flag("results", "folder that the run folders go to")] = Path("results")
+    save_ckpt: Annotated[bool, Flag("results", "keep checkpoints and the best and last model")] = False
+    save_every: Annotated[float, Flag("results", "checkpoint every so many epochs, with --save_ckpt")] = 1.0
+    logging: Annotated[str, Flag("results", "tensorboard: event files as well", choices=("csv", "tensorboard"))] = "csv"
+    resume: Annotated[
+        Path | None, Flag("results", "run folder to go on with, from its newest checkpoint", default_text="a new run")
+    ] = None
+
+    def resolved(self) -> Self:
+        """The same settings with the defaults of the algorithm and the model in place of every `None` they have.
+
+        Raises `ConfigError` for an unknown algorithm.
+        """
+        checks.check_choices(self)
+        algorithm = ALGORITHMS[self.algorithm]
+        embedded = self.model_name == EMBEDDED
+        return dataclasses.replace(
+            self,
+            lr=_default(self.lr, algorithm.lr_embedded if embedded else algorithm.lr),
+            lr_mezosvrg_mb=_default(
+                self.lr_mezosvrg_mb, algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
+            ),
+            num_queries=_default(self.num_queries, algorithm.queries),
+            noise=_default(self.noise, algorithm.noise),
+            momentum=_default(self.momentum, algorithm.momentum),
+            batchsize_limit=_default(self.batchsize_limit, self.batchsize),
+        )
+
+    def validate(self) -> None:
+        """Raise `ConfigError` with one sentence for the first setting that cannot be used."""
+        checks.check(self)
+
+    @property
+    def source(self) -> str | Path:
+        """Where the rows come from: a folder, `"embedded"` or `"hub"`."""
+        if self.data_dir is not None:
+            return self.data_dir
+        return EMBEDDED if self.model_name == EMBEDDED else "hub"
+
+    @property
+    def zeroth_order(self) -> bool:
+        """True when the algorithm needs forward passes only."""
+        return ALGORITHMS[self.algorithm].zeroth_order
+
+
+def _default(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+FLAGS: Final[dict[str, FlagOfField]] = flags_of(TrainConfig)
+"""Every flag of the command line by name, in the order of the help."""
+
+
+def load_settings(values: dict[str, Any]) -> TrainConfig:
+    """The `TrainConfig` of a JSON object written by `dump_settings`.
+
+    Raises `ConfigError` for names that are no setting.
+    """
+    unknown = sorted(set(values) - set(FLAGS))
+    if unknown:
+        raise ConfigError(f"The saved settings name {unknown[0]}, which this version of zotune does not know.")
+    paths = {name for name, flag in FLAGS.items() if flag.kind == "path"}
+    typed: dict[str, Any] = {
+        name: Path(value) if name in paths and value is not None else value for name, value in values.items()
+    }
+    return TrainConfig(**typed)
+
+
+def dump_settings(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by name, in types that JSON has."""
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()
+    }

@@ -1,0 +1,53 @@
+"""Weights that a checkpoint does not hold (a new head), drawn from a key instead of global random state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+_DEFAULT_RANGE = 0.02  # what nearly every configuration of transformers says where it says anything
+
+
+def initialise(model: PreTrainedModel, names: Iterable[str], *, seed: int) -> None:
+    """Overwrite the named parameters: matrices N(0, initializer_range), biases 0, other vectors (norm gains) 1.
+
+    Each parameter has a Philox stream of its own, keyed by (name, seed), so its bits depend neither on the global
+    random state nor on which other parameters are new.  Names that are not parameters (buffers) are left alone.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    deviation = float(_initializer_range(model))
+    with torch.no_grad():
+        for name in sorted(set(names) & parameters.keys()):
+            parameter = parameters[name]
+            if parameter.dim() >= 2:
+                drawn = _normal(name, seed, tuple(parameter.shape)) * deviation
+                # Float32 first: half-precision weights are then those of a float32 model, rounded once.
+                parameter.copy_(torch.from_numpy(drawn).float())
+                _clear_padding(model, name, parameter)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _initializer_range(model: PreTrainedModel) -> float:
+    for name in ("initializer_range", "init_std"):
+        value = getattr(model.config, name, None)
+        if value is not None:
+            return float(value)
+    return _DEFAULT_RANGE
+
+
+def _normal(name: str, seed: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    digest = hashlib.blake2b(f"zotune head {name} {seed}".encode(), digest_size=16).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return generator.standard_normal(shape)
+
+
+def _clear_padding(model: PreTrainedModel, name: str, parameter: nn.Parameter) -> None:
+    owner = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.Embedding) and owner.padding_idx is not None:
+        parameter[owner.padding_idx] = 0.0

@@ -1,0 +1,200 @@
+"""Pretrained models and tokenizers through transformers' Auto classes, ready for zeroth-order fine-tuning.
+
+Nothing here looks at the name of a model: what it can do is read from its configuration and its modules, so whatever
+the Auto classes accept is accepted.  `load_classifier` adds to them the keyed initial weights of a new head (`heads`),
+partial fine-tuning (`partial`) and the prompted form (`prompted`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as library_logging
+
+from zotune.hf.heads import initialise
+from zotune.hf.partial import anatomy, select_trainable
+from zotune.hf.prompted import add_label_words, prompt_style, style_of
+from zotune.hf.resolve import check_tokenizer_files, explained, resolve
+from zotune.tasks.base import Task
+
+__all__ = ["load_classifier", "load_tokenizer", "position_limit", "prompt_style", "select_trainable"]
+
+
+def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Tokenizer of the model, padding on the right with a token that exists.
+
+    A missing padding token is replaced by the end token (then the unknown token); padding is masked out, so
+    which token it is does not matter.  Classification heads on causal models read the last real token.
+
+    Args:
+        name: folder, name on the hub, or "embedded".
+        token: access token of the hub for gated models; the environment variable HF_TOKEN when left out.
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        ValueError: no such model, no tokenizer in it, no token to pad with.
+    """
+    place = resolve(name)
+    check_tokenizer_files(name, place)
+    options: dict[str, Any] = {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+    with explained(name, "a tokenizer"), _quiet():
+        config = AutoConfig.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    tokenizer.padding_side = "right"
+    tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        substitute = tokenizer.eos_token or tokenizer.unk_token
+        if substitute is None:
+            raise ValueError(f"The tokenizer of {name} has no token to pad with; add a pad_token to its configuration.")
+        tokenizer.pad_token = substitute
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer
+
+
+def load_classifier(
+    name: str,
+    task: Task,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    full_parameter: bool = True,
+    prompted: bool = False,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The pretrained model as a classifier for the task: forward(input_ids, attention_mask) -> logits (rows, labels).
+
+    Args:
+        name: folder, name on the hub, or "embedded".
+        task: gives the number of labels, their names, and for the prompted form the label words.
+        tokenizer: result of `load_tokenizer(name)`; its `model_max_length` is lowered to what the model can read.
+        dtype: torch.float32, torch.bfloat16 or torch.float16, for all weights.
+        device: where the weights go.
+        seed: of the weights that the checkpoint does not hold; same seed, same bits.
+        full_parameter: train everything; otherwise the last sixth of the blocks, final norm and heads.
+        prompted: answer with label words through the language-model head instead of a new classification head.
+        token, trust_remote_code: as in `load_tokenizer`.
+
+    Returns:
+        The model in evaluation mode; `requires_grad` is set as `full_parameter` says.
+
+    Raises:
+        ValueError: no such model, an incomplete checkpoint, a tokenizer that does not belong to it, or (prompted) no
+            language-model head.
+    """
+    place = resolve(name)
+    options: dict[str, Any] = {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+    with explained(name, "a model"), _quiet():
+        config = AutoConfig.from_pretrained(
+            place,
+            num_labels=task.num_labels,
+            id2label=dict(enumerate(task.labels)),
+            label2id={label: number for number, label in enumerate(task.labels)},
+            problem_type="single_label_classification",
+            **options,
+        )
+        _prepare(config, tokenizer)
+        style = style_of(config, tokenizer) if prompted else None
+        auto: Any = {
+            "mask": AutoModelForMaskedLM,
+            "last": AutoModelForCausalLM,
+            None: AutoModelForSequenceClassification,
+        }[style]
+        model, info = auto.from_pretrained(
+            place, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        )
+    new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
+    _check_complete(model, new, name, prompted)
+    _check_vocabulary(model, tokenizer, name)
+    initialise(model, new, seed=seed)
+    if style is not None:
+        add_label_words(model, task, tokenizer, style)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
+    select_trainable(model, full_parameter=full_parameter)
+    model.to(device).eval()
+    assert isinstance(model, PreTrainedModel), "the Auto classes return models of transformers"
+    return model
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """Longest sequence in tokens that the model has positions for; a very large number when it has no such limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return int(1e30)
+    for module in model.modules():
+        # A position table with a padding row counts its positions from behind that row (RoBERTa and its descendants).
+        if isinstance(module, nn.Embedding) and module.num_embeddings == limit and module.padding_idx is not None:
+            is_words = module is model.get_input_embeddings()
+            limit -= 0 if is_words else module.padding_idx + 1
+            break
+    return limit
+
+
+def _prepare(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Settings of the run in the configuration: the padding token the tokenizer uses, and no key-value cache."""
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        part.pad_token_id = tokenizer.pad_token_id
+        # A cache keeps the keys and values of every layer alive until the end of a forward pass that never reads them.
+        part.use_cache = False
+
+
+def _check_complete(model: PreTrainedModel, new: set[str], name: str, prompted: bool) -> None:
+    """Refuse a checkpoint that lacks part of the body: new random weights would silently take its place."""
+    parts = anatomy(model)
+    body = sorted(new & parts.embeddings.union(*parts.blocks))
+    head = sorted(new & {parameter for parameter, _ in model.named_parameters()})
+    if body:
+        raise ValueError(
+            f"The weights of {name} lack {len(body)} tensors of {type(model).__name__} or have them in another shape "
+            f"({body[0]} is one); use a complete checkpoint of this architecture."
+        )
+    if prompted and head:
+        raise ValueError(
+            f"{name} holds no pretrained language-model head ({head[0]} is missing); "
+            "leave --soft_prompt out to add a new head instead."
+        )
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    table: Any = model.get_input_embeddings()
+    rows = table.weight.size(0)
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ValueError(
+            f"The tokenizer numbers its tokens up to {largest} and the embedding of {name} has {rows} rows; "
+            "use the tokenizer that belongs to the model."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's loading report and bars: what is missing is checked here, and a new head is expected."""
+    library: Any = library_logging  # its functions carry no types
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()

@@ -1,0 +1,108 @@
+"""From the name of a model to its place, and from the many errors of loading to one sentence each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError
+
+# The HTTP client behind the hub library has changed more than once; whatever it is, this is its root error.
+_TransportError: type[BaseException] = HfHubHTTPError.__bases__[0]
+
+# Every vocabulary that a tokenizer of transformers is read from matches one of these.
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.bpe", "bpe.codes", "tekken.json")
+
+EMBEDDED = "embedded"
+
+
+def resolve(name: str) -> str:
+    """Folder of a local or the embedded model, or the name of a repository on the hub as it is.
+
+    Raises:
+        ValueError: a path that is not there, is a file, or is a folder without config.json.
+    """
+    if name == EMBEDDED:
+        from zotune.embedded import MODEL_DIR
+
+        return str(MODEL_DIR)
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise ValueError(f"{name} is a file; give --model_name the folder that holds the model.")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{name} is not a model folder: it has no config.json.")
+        return str(path)
+    if _looks_like_path(name):
+        raise ValueError(f"There is no folder {name}; give --model_name a model folder or a name on the hub.")
+    return name
+
+
+def _looks_like_path(name: str) -> bool:
+    """Names on the hub are `model` or `owner/model`; anything else that is not there was meant as a folder."""
+    parts = name.split("/")
+    return name.startswith((".", "~", "/")) or os.path.isabs(name) or "\\" in name or len(parts) > 2 or "" in parts
+
+
+def check_tokenizer_files(name: str, place: str) -> None:
+    """Refuse a folder without any tokenizer file, for which the library would build one that knows no word."""
+    folder = Path(place)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise ValueError(f"{name} holds no tokenizer; put the tokenizer.json of the model into the folder.")
+
+
+@contextlib.contextmanager
+def explained(name: str, wanted: str) -> Iterator[None]:
+    """Turn what is raised while loading `wanted` ("a model") from `name` into a `ValueError` of one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError, _TransportError) as error:
+        raise ValueError(_sentence(name, wanted, error)) from error
+
+
+def _sentence(name: str, wanted: str, error: BaseException) -> str:
+    chain = list(_causes(error))
+    local = name == EMBEDDED or Path(name).expanduser().is_dir()
+    if any(isinstance(cause, GatedRepoError) for cause in chain):
+        if os.environ.get("HF_TOKEN"):
+            return f"{name} is a gated model and your HF_TOKEN has no access to it; ask for access on its page."
+        return f"{name} is a gated model; ask for access on its page and set the environment variable HF_TOKEN."
+    if any(isinstance(cause, (RepositoryNotFoundError, HFValidationError)) for cause in chain):
+        return f"There is no model {name} on the Hugging Face hub, nor a folder of that name; check the spelling."
+    offline = (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, _TransportError, ConnectionError)
+    if not local and any(isinstance(cause, offline) for cause in chain):
+        return (
+            f"{name} is not a folder here and the Hugging Face hub cannot be reached; "
+            "connect to the network or give the folder of a downloaded model."
+        )
+    if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
+        return f"{name} has a configuration file that is not JSON; download the model again."
+    if any(isinstance(cause, SafetensorError) for cause in chain):
+        return f"The weights of {name} are damaged or cut short; download the model again."
+    missing = next((cause for cause in chain if isinstance(cause, ImportError)), None)
+    if missing is not None:
+        return f"Loading {wanted} from {name} needs a package that is not installed: {_first_sentence(missing)}."
+    return f"Cannot load {wanted} from {name}: {_first_sentence(error)}."
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".: ") if lines else type(error).__name__

@@ -1,0 +1,346 @@
+"""transformers.Trainer that makes its steps from forward passes."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+from zotune import DataParallel, NonFiniteLossError, ZerothOrder
+
+from .ledger import Ledger, StepCost
+from .loss import Metrics, class_cross_entropy, has_class_logits, wide_loss, with_exact_loss
+from .replicas import check_replicas
+from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
+
+# A weight must be positive; this one vanishes beside that of any real example, to the last bit of a float64 sum.
+NO_WEIGHT = sys.float_info.min
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+LossFunction = Callable[..., torch.Tensor]
+
+
+class ZOTrainer(Trainer):
+    """The library's training loop for zeroth-order optimizers, and for first-order ones beside them.
+
+    With a zotune optimizer the model stays in evaluation mode, nothing is wrapped, and every micro-batch is one
+    ``optimizer.estimate`` weighted by its number of examples; the loop's own ``optimizer.step()`` applies the update.
+    With any other torch optimizer the step is the library's, with backward pass, training mode and
+    DistributedDataParallel.
+
+    Several processes (``torchrun``): zeroth-order ranks take their share of each batch through
+    :class:`zotune.DataParallel`; examples that only fill up the last batch of an epoch have weight 0. A first-order
+    run counts those examples, as the library does. One process drives one device.
+
+    Args:
+        model: model of transformers, already in the dtype in which it is to run.
+        args: the library's arguments. ``max_grad_norm`` concerns first-order optimizers only; ``bf16`` and ``fp16``
+            (autocast) are refused for zeroth-order ones. ``logging_nan_inf_filter`` is switched off.
+        optimizer_factory: called once with a list of parameter groups ``{"params": [(name, parameter), ...],
+            "weight_decay": float}``, the group with weight decay first; a group without parameters is left out.
+        data_seed: key of the order of the training examples, 0 or larger.
+        train_dataset: training examples.
+        eval_dataset: evaluation examples.
+        data_collator: makes a batch from examples.
+        processing_class: tokenizer.
+        compute_metrics: metrics of the evaluation.
+        compute_loss_func: ``(outputs, labels, num_items_in_batch=None) -> scalar``, to be reduced in float32. Left
+            out, sequence classifiers use cross entropy in float32 and other models their own loss.
+        callbacks: further callbacks; one that has a method ``attach`` is given the trainer, one that has ``close`` is
+            closed when training ends in whatever way.
+
+    Attributes:
+        ledger: counts of the run, see :class:`Ledger`.
+
+    Raises:
+        ValueError: negative ``data_seed``, ``ignore_data_skip``, or accelerate is set to split or dispatch batches.
+    """
+
+    ledger: Ledger
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        optimizer_factory: OptimizerFactory,
+        data_seed: int = 0,
+        train_dataset: Dataset[Any] | None = None,
+        eval_dataset: Dataset[Any] | None = None,
+        data_collator: Callable[..., Batch] | None = None,
+        processing_class: Any = None,
+        compute_metrics: Metrics | None = None,
+        compute_loss_func: LossFunction | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if data_seed < 0:
+            raise ValueError(f"data_seed must be 0 or larger, got {data_seed}.")
+        if args.ignore_data_skip:
+            raise ValueError("A resumed run goes on with the next batch; leave ignore_data_skip switched off.")
+        # A batch has a stated size: the library would otherwise multiply it by the number of visible devices.
+        args._n_gpu = min(1, args.n_gpu)
+        # The filter replaces a nan loss by the mean of earlier ones.
+        args.logging_nan_inf_filter = False
+        if compute_loss_func is None and has_class_logits(model):
+            compute_loss_func = class_cross_entropy
+            compute_metrics = with_exact_loss(compute_metrics)
+        self._optimizer_factory = optimizer_factory
+        self._data_seed = data_seed
+        self._sampler: KeyedSampler | None = None
+        self._inner: torch.optim.Optimizer | None = None
+        self._rows = StepRows(own=(), total=0)  # of the current step
+        self._micro = 0  # micro-batches of the current step that are done
+        self._queries_before = 0
+        self._first_order_loss = 0.0
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=[Ledger(), *(callbacks or [])],
+        )
+        if self.accelerator.split_batches or self.accelerator.dispatch_batches:
+            raise ValueError("ZOTrainer shares batches itself; leave split_batches and dispatch_batches switched off.")
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self._attach_callbacks()
+
+    # Counters of the seam with the command line.
+
+    @property
+    def last_loss(self) -> float:
+        """Mean training loss of the last step over all ranks; nan before the first step."""
+        return self.ledger.loss
+
+    @property
+    def queries(self) -> int:
+        """Forward passes over a batch so far; a first-order step counts 1."""
+        return self.ledger.queries
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of one example so far, all ranks together."""
+        return self.ledger.forwards
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes over a batch so far; 0 for zeroth-order methods."""
+        return self.ledger.backwards
+
+    # Callbacks.
+
+    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Add a callback and give it the trainer if it asks for it."""
+        super().add_callback(callback)
+        self._attach_callbacks()
+
+    def _load_callback_state(self) -> None:
+        # Restoring replaces callbacks by new objects, which do not know the trainer yet.
+        super()._load_callback_state()
+        self._attach_callbacks()
+
+    def _attach_callbacks(self) -> None:
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "attach"):
+                callback.attach(self)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train as the library does; callbacks are closed also when training is interrupted."""
+        try:
+            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            self.check_replicas()
+            return result
+        finally:
+            # A later first-order trainer of the same model does need the wrapping.
+            self._module._is_accelerate_prepared = False  # type: ignore[assignment]
+            for callback in self.callback_handler.callbacks:
+                if hasattr(callback, "close"):
+                    callback.close()
+
+    # Optimizer and model.
+
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer from the factory, with the library's choice of parameters without weight decay.
+
+        Raises:
+            ValueError: no trainable parameter, or autocast together with a zeroth-order optimizer.
+        """
+        if self.optimizer is not None:
+            return self.optimizer
+        opt_model = self._module if model is None else model
+        decay = set(self.get_decay_parameter_names(opt_model))
+        named = [(name, p) for name, p in opt_model.named_parameters() if p.requires_grad]
+        if not named:
+            raise ValueError("The model has no trainable parameter; set requires_grad on those to be trained.")
+        groups = [
+            {"params": [item for item in named if item[0] in decay], "weight_decay": self.args.weight_decay},
+            {"params": [item for item in named if item[0] not in decay], "weight_decay": 0.0},
+        ]
+        # torch takes a group without parameters for one without names, and refuses to mix the two.
+        self._inner = self.optimizer = self._optimizer_factory([group for group in groups if group["params"]])
+        if isinstance(self._inner, ZerothOrder):
+            self._prepare_zeroth_order(self._inner)
+        return self.optimizer
+
+    def _prepare_zeroth_order(self, optimizer: ZerothOrder) -> None:
+        if self.args.bf16 or self.args.fp16:
+            raise ValueError(
+                "bf16 and fp16 of TrainingArguments switch on autocast, which zeroth-order training does not need; "
+                "load the model in that dtype instead."
+            )
+        self.args.max_grad_norm = 0.0
+        if self.args.world_size > 1:
+            optimizer.evaluator = DataParallel()
+
+    @property
+    def _zeroth_order(self) -> ZerothOrder | None:
+        return self._inner if isinstance(self._inner, ZerothOrder) else None
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        if self._zeroth_order is None:
+            return super()._wrap_model(model, training, dataloader)
+        # accelerate's own mark of a model that it need not wrap again: there is no gradient to synchronise.
+        model._is_accelerate_prepared = True  # type: ignore[assignment]
+        return model
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # There is no gradient to measure; the name is absent from older versions of the library.
+        return None if self._zeroth_order is not None else super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+
+    def check_replicas(self) -> None:
+        """Compare the weights of all ranks; nothing to do for one rank, or where the library keeps them alike.
+
+        Raises:
+            RuntimeError: a rank holds other weights than rank 0; the message names it.
+        """
+        if self.args.world_size > 1 and self._zeroth_order is not None:
+            check_replicas(self._module, self.state.global_step)
+
+    # Data.
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(dataset, "__len__"):
+            return None
+        self._sampler = KeyedSampler(len(dataset), self._data_seed)
+        return self._sampler
+
+    def start_epoch(self) -> None:
+        """Choose the permutation of the epoch that the next step belongs to."""
+        if self._sampler is not None:
+            self._sampler.set_epoch(self.state.global_step // self._steps_per_epoch())
+
+    @property
+    def _loader(self) -> Any:
+        return self.callback_handler.train_dataloader
+
+    def _steps_per_epoch(self) -> int:
+        return max(1, math.ceil(len(self._loader) / self.args.gradient_accumulation_steps))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The micro-batches of one step, without the examples that only fill up the last batch of an epoch."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._micro = 0
+        self._first_order_loss = 0.0
+        counts, world = [count_rows(batch) for batch in batches], self.args.world_size
+        self._rows = StepRows(own=counts, total=sum(counts) * world)
+        if self._zeroth_order is not None:
+            self._queries_before = self._zeroth_order.queries
+            if world > 1 and self._sampler is not None:
+                first = self.state.global_step % self._steps_per_epoch() * self.args.gradient_accumulation_steps
+                micro = range(first, first + len(batches))
+                size, rank = self._sampler.size, self.args.process_index
+                self._rows = share_step(size, self._train_batch_size, micro, world, rank)
+                # A rank without a real example still takes part, with one example of weight 0.
+                counted = zip(batches, self._rows.own, strict=True)
+                batches = [first_rows(batch, max(1, rows)) for batch, rows in counted]
+        return batches, num_items
+
+    # The step.
+
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """One micro-batch: accumulate an estimate, or the gradient of a first-order optimizer.
+
+        Returns:
+            The micro-batch's share of the mean loss of the step, a scalar tensor.
+
+        Raises:
+            NonFiniteLossError: the loss is nan or infinite; the weights are those before the step.
+            ValueError: a zeroth-order loss was reduced in half precision.
+        """
+        optimizer, micro = self._zeroth_order, self._micro
+        self._micro += 1
+        if optimizer is None:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            self._first_order_loss += float(loss)
+            if not math.isfinite(self._first_order_loss):
+                raise NonFiniteLossError(self.state.global_step, self._first_order_loss)
+            return loss
+        model.eval()
+        own = self._rows.own
+        if not getattr(optimizer, "needs_full", False):
+            share = own[micro] / max(1, sum(own))
+            value = self._estimate(optimizer, model, inputs, own[micro]) * share
+        else:
+            # Snapshot of MeZO-SVRG: the whole sample once, in place of the micro-batches of this step.
+            value = self._estimate_on_all(optimizer, model) if micro == 0 else 0.0
+        return torch.tensor(value, device=self.args.device)
+
+    def _estimate(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
+        inputs = self._prepare_inputs(inputs)
+
+        def closure() -> torch.Tensor:
+            return wide_loss(self.compute_loss(model, dict(inputs)))
+
+        return optimizer.estimate(closure, weight=rows or NO_WEIGHT)
+
+    def _estimate_on_all(self, optimizer: ZerothOrder, model: nn.Module) -> float:
+        """Accumulate the estimate on this rank's share of the training sample; returns the share's mean loss."""
+        data, collate = self._loader.dataset, self._loader.collate_fn
+        self._rows = StepRows(own=self._rows.own, total=len(data))
+        total, seen = 0.0, 0
+        shares = rank_batches(data, collate, self._train_batch_size, self.args.world_size, self.args.process_index)
+        for batch, rows in shares:
+            total += self._estimate(optimizer, model, batch, rows) * rows
+            seen += rows
+        return total / max(1, seen)
+
+    def step_cost(self) -> StepCost:
+        """Loss and cost of the step that the optimizer has just made."""
+        assert self._inner is not None
+        lr = float(self._inner.param_groups[0]["lr"])
+        optimizer = self._zeroth_order
+        if optimizer is None:
+            mean = self._first_order_loss
+            if self.args.world_size > 1:
+                total = torch.tensor(mean, dtype=torch.float64, device=self.args.device)
+                dist.all_reduce(total)
+                mean = float(total) / self.args.world_size
+            return StepCost(loss=mean, lr=lr, queries=1, rows=self._rows.total, backwards=1)
+        queries = optimizer.queries - self._queries_before
+        assert optimizer.last_loss is not None, "the optimizer has just made a step"
+        return StepCost(loss=optimizer.last_loss, lr=lr, queries=queries, rows=self._rows.total, backwards=0)

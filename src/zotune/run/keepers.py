@@ -1,0 +1,42 @@
+"""What `--save_ckpt` keeps beside the checkpoints: the best and the last model."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+
+class BestModel(TrainerCallback):
+    """Writes the model to `folder` at every evaluation with a better accuracy than all evaluations before it.
+
+    The evaluation before the first step does not count: it is of the model that came in.
+    """
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._folder = folder
+        self._tokenizer = tokenizer
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (the library's signature)
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **context: Any,
+    ) -> None:
+        """Called by the library, which keeps the best accuracy so far in its state, also over a resume."""
+        better = state.best_metric is None or context["metrics"]["eval_accuracy"] > state.best_metric
+        if state.global_step > 0 and better and state.is_world_process_zero:
+            save_model(context["model"], self._tokenizer, self._folder)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer to `folder`."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

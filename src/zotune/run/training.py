@@ -1,0 +1,280 @@
+"""One training run: the settings put together into data, model, trainer and files."""
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import datasets
+import torch
+import transformers
+from rich.console import Console
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from zotune.config import ConfigError, TrainConfig
+from zotune.hf.models import load_classifier, load_tokenizer, prompt_style
+from zotune.hf.progress import ProgressReporter
+from zotune.hf.recorder import RunRecorder
+from zotune.hf.trainer import ZOTrainer
+from zotune.reports.curves import draw_curves
+from zotune.reports.summary import build_summary
+from zotune.run.arguments import steps_per_epoch, training_arguments
+from zotune.run.folder import make_run_folder, newest_checkpoint, write_config, write_json
+from zotune.run.keepers import BestModel, save_model
+from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
+from zotune.run.optimizers import optimizer_factory
+from zotune.run.seeds import Purpose, derive_seed
+from zotune.tasks import compute_metrics, get_task
+from zotune.tasks.sources import load_rows
+from zotune.tasks.tokens import tokenise
+
+logger = logging.getLogger("zotune")
+
+ERROR_LOG: Final = "error.log"
+
+
+class TrainingRun:
+    """A run of `config`; `execute` trains, `finish` completes the files of a run that was stopped.
+
+    Attributes:
+        config: the settings, with the defaults of the algorithm and model once `execute` has begun.
+        folder: the run folder, None until data and model have been loaded.
+        first: False on the processes of a torchrun that neither write nor talk.
+    """
+
+    def __init__(self, config: TrainConfig, console: Console) -> None:
+        self.config = config
+        self.folder: Path | None = None
+        self.first = True
+        self._console = console
+
+    def execute(self) -> Path:
+        """Train and return the run folder.
+
+        Raises `ConfigError` for settings, data or a model that cannot be used, before anything is trained, and
+        `NonFiniteLossError` when the loss is NaN or infinite.
+        """
+        rate_given = self.config.lr is not None
+        self.config = self.config.resolved()
+        self.config.validate()
+        machine = choose_machine(self.config, self.say)
+        self.first = machine.first
+        connect(machine)
+        with self._quiet_libraries():
+            parts = self._load(machine)
+            checkpoint = self._open_folder(machine)
+            trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
+            self._say_plan(parts, rate_given)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            self._keep_last(parts)
+            self.finish("finished")
+        assert self.folder is not None
+        return self.folder
+
+    def finish(self, status: str) -> None:
+        """Write summary.json and curves.png from the rows there are; `status` says how the run ended."""
+        if self.folder is None or not self.first or not (self.folder / "metrics.csv").is_file():
+            return
+        write_json(self.folder / "summary.json", {"status": status, **build_summary(self.folder)})
+        draw_curves(self.folder)
+
+    def close(self) -> None:
+        """Leave the group of processes."""
+        disconnect()
+
+    def say(self, sentence: str) -> None:
+        """Write one line for the person at the console."""
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint in the run folder."""
+        return None if self.folder is None else newest_checkpoint(self.folder)
+
+    def log_path(self) -> Path:
+        """Where the traceback of a crash goes; makes a run folder when there is none yet."""
+        if self.folder is None:
+            self.folder = make_run_folder(self.config)
+        return self.folder / ERROR_LOG
+
+    def _load(self, machine: Machine) -> "_Parts":
+        config = self.config
+        task = get_task(config.task)
+        with _sentences():
+            rows = functools.partial(load_rows, task, source=config.source, seed=self._seed("rows"))
+            train = rows("train", limit=config.samplesize)
+            validation = rows("validation", limit=config.samplesize_validation)
+            tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
+            model = load_classifier(
+                config.model_name,
+                task,
+                tokenizer=tokenizer,
+                dtype=self._dtype(),
+                device=machine.device,
+                seed=self._seed("head"),
+                full_parameter=config.full_parameter,
+                prompted=config.soft_prompt,
+                trust_remote_code=config.trust_remote_code,
+            )
+            prompt = prompt_style(model)
+            tokens = [
+                tokenise(split, task, tokenizer, config.max_seq_length, prompt=prompt) for split in (train, validation)
+            ]
+        return _Parts(tokenizer=tokenizer, model=model, train=tokens[0], validation=tokens[1])
+
+    def _dtype(self) -> torch.dtype:
+        # First-order training in half precision keeps float32 weights and computes under autocast.
+        if self.config.zeroth_order and self.config.bf16:
+            return torch.bfloat16
+        if self.config.zeroth_order and self.config.fp16:
+            return torch.float16
+        return torch.float32
+
+    def _open_folder(self, machine: Machine) -> Path | None:
+        """Take or make the run folder and write the settings; the checkpoint to go on from, for a resumed run."""
+        config = self.config
+        if config.resume is not None:
+            checkpoint = newest_checkpoint(config.resume)
+            if checkpoint is None:
+                raise ConfigError(f"{config.resume} has no checkpoint to go on from; runs with --save_ckpt have them.")
+            self.folder = config.resume
+            return checkpoint
+        self.folder = agree_on_path(machine, lambda: make_run_folder(config))
+        return None
+
+    def _trainer(self, machine: Machine, parts: "_Parts", *, resumed: bool) -> ZOTrainer:
+        config = self.config
+        assert self.folder is not None
+        rows = len(parts.train)
+        trainable, parameters = parts.parameters
+        if machine.first and not resumed:
+            facts = {
+                "method": self._method_name(),
+                "parameters": parameters,
+                "trainable_parameters": trainable,
+                "train_examples": rows,
+                "validation_examples": len(parts.validation),
+                "steps_per_epoch": steps_per_epoch(config, rows),
+                "processes": machine.processes,
+                "device_used": str(machine.device),
+            }
+            write_config(self.folder, config, facts)
+        return ZOTrainer(
+            model=parts.model,
+            args=training_arguments(
+                config,
+                machine,
+                folder=self.folder,
+                rows=rows,
+                seed=self._seed("dropout"),
+                resumed=resumed,
+            ),
+            optimizer_factory=optimizer_factory(
+                config, steps_per_epoch=steps_per_epoch(config, rows), seed=self._seed("directions")
+            ),
+            data_seed=self._seed("order"),
+            train_dataset=parts.train,
+            eval_dataset=parts.validation,
+            data_collator=DataCollatorWithPadding(parts.tokenizer),
+            processing_class=parts.tokenizer,
+            compute_metrics=compute_metrics(get_task(config.task)),
+            callbacks=self._callbacks(parts),
+        )
+
+    def _callbacks(self, parts: "_Parts") -> list[TrainerCallback]:
+        assert self.folder is not None
+        callbacks: list[TrainerCallback] = [
+            RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
+            ProgressReporter(self._console),
+        ]
+        if self.config.early_stopping:
+            callbacks.append(transformers.EarlyStoppingCallback(self.config.patience))
+        if self.config.save_ckpt:
+            callbacks.append(BestModel(self.folder / "best", parts.tokenizer))
+        return callbacks
+
+    def _keep_last(self, parts: "_Parts") -> None:
+        if self.config.save_ckpt and self.first:
+            assert self.folder is not None
+            save_model(parts.model, parts.tokenizer, self.folder / "last")
+
+    def _method_name(self) -> str:
+        return "LOZO-M" if self.config.algorithm == "LOZO" and self.config.momentum else self.config.algorithm
+
+    def _say_plan(self, parts: "_Parts", rate_given: bool) -> None:
+        config = self.config
+        steps = math.ceil(config.epochs * steps_per_epoch(config, len(parts.train)))
+        trainable, parameters = parts.parameters
+        what = f"{self._method_name()} on {config.task} with {config.model_name}"
+        said = [
+            f"{what}: {steps} steps of {config.batchsize} examples",
+            f"lr {config.lr:g}" + ("" if rate_given else " (the default; --lr sets it)"),
+            f"{trainable:,} of {parameters:,} parameters.",
+        ]
+        if config.algorithm == "ZOSVRG":
+            said.insert(2, f"lr_mezosvrg_mb {config.lr_mezosvrg_mb:g}")
+        if config.zeroth_order:
+            said.insert(1, f"{config.num_queries} queries a step")
+        self.say(", ".join(said))
+
+    def _seed(self, purpose: Purpose) -> int:
+        return derive_seed(self.config.init_seed, self.config.trial, purpose)
+
+    @contextmanager
+    def _quiet_libraries(self) -> Iterator[None]:
+        """Warnings of zotune go to the console, those of transformers, which are for its programmers, nowhere."""
+        library = logging.getLogger("transformers")
+        level = library.level
+        library.setLevel(logging.ERROR)
+        handler = _ConsoleHandler(self)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            library.setLevel(level)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What is loaded before anything is trained."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+    train: datasets.Dataset
+    validation: datasets.Dataset
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Numbers of trained parameters and of all parameters."""
+        every = list(self.model.parameters())
+        return sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Brings the package's warnings to the run's console."""
+
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__(logging.WARNING)
+        self._run = run
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Training and validation rows often give rise to the same line.
+        if (message := record.getMessage()) not in self._said:
+            self._said.add(message)
+            self._run.say(message)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """What the loaders say about a wrong file, task or model is about a setting."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error)) from error

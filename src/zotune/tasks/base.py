@@ -1,0 +1,104 @@
+"""What a task is: where its rows come from, what text a model reads, which labels and metrics belong to it."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+Texts = tuple[str, str | None]
+Split = Literal["train", "validation"]
+
+LABEL_FIELD = "label"
+"""The slot of a template where the label word goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One classification task.  Instances are values: no files are touched before `sources.load_rows`.
+
+    A model reads either (text_a, text_b) through a new classification head, or `template` filled with the row through
+    its own language-model head, which then chooses among `words`.
+
+    Attributes:
+        name: key in `TASKS` and value of `--task`.
+        hub: repository and configuration on the Hugging Face hub; the repository's last part is also the name of
+            the group folder in `DIR/<group>/<task>/<split>.parquet`.
+        columns: columns every row must have besides `label`.
+        labels: class names; the label of a row is an index into them.
+        template: prompt of the prompted form: column names, `{text_a}` and `{text_b}` in braces, and `{label}` exactly
+            once, with nothing but fixed text after it (a causal model reads up to there).
+        words: label words, one per label; a space in front of `{label}` in the template belongs to the word.
+        integers: those of `columns` that hold whole numbers, not text.
+        encode: row to (text_a, text_b); without it the one or two `columns` as they are.
+        aliases: other column names found in public releases, each with the name used here.
+        train, validation: names of the two splits on the hub.
+        metrics: names in `metrics.METRICS`; "accuracy" comes first.
+        version: raised by whatever changes the texts or labels, so that results stay comparable.
+    """
+
+    name: str
+    hub: tuple[str, str]
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    template: str
+    words: tuple[str, ...]
+    integers: tuple[str, ...] = ()
+    encode: Callable[[Row], Texts] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    train: str = "train"
+    validation: str = "validation"
+    metrics: tuple[str, ...] = ("accuracy",)
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        assert len(self.labels) == len(set(self.labels)) >= 2, f"{self.name}: labels must be two or more distinct names"
+        assert len(self.words) == len(self.labels), f"{self.name}: one label word per label"
+        assert self.encode is not None or 1 <= len(self.columns) <= 2, f"{self.name}: three columns need an encode"
+        assert self.metrics[0] == "accuracy", f"{self.name}: accuracy is the first metric"
+        assert set(self.integers) <= set(self.columns), f"{self.name}: whole numbers outside the columns"
+        assert set(self.aliases.values()) <= set(self.columns), f"{self.name}: an alias must stand for a column"
+        names = [name for _, name in self.pieces() if name is not None]
+        assert names[-1:] == [LABEL_FIELD], f"{self.name}: the template must end with {{label}}, fixed text aside"
+        assert LABEL_FIELD not in names[:-1], f"{self.name}: {{label}} must be in the template once"
+        unknown = set(names) - {*self.columns, "text_a", "text_b", LABEL_FIELD}
+        assert not unknown, f"{self.name}: the template names unknown columns {sorted(unknown)}"
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+    @property
+    def group(self) -> str:
+        """Name of the folder that holds the task in a local copy, such as "glue"."""
+        return self.hub[0].rsplit("/", 1)[-1]
+
+    def texts(self, row: Row) -> Texts:
+        """(text_a, text_b) for a classification head; text_b is None in single-sentence tasks."""
+        if self.encode is not None:
+            return self.encode(row)
+        first, *second = self.columns
+        return row[first], row[second[0]] if second else None
+
+    def pieces(self) -> Iterator[tuple[str, str | None]]:
+        """The template as (fixed text, name of the field that follows or None)."""
+        for literal, name, _, _ in string.Formatter().parse(self.template):
+            yield literal, name
+
+    def fields(self, row: Row) -> dict[str, str]:
+        """The texts of the row that the template names."""
+        text_a, text_b = self.texts(row)
+        values = {**{column: row[column] for column in self.columns}, "text_a": text_a, "text_b": text_b}
+        return {name: str(values[name]) for _, name in self.pieces() if name not in (None, LABEL_FIELD)}
+
+    def prompt(self, fields: Mapping[str, str]) -> tuple[str, str]:
+        """The prompt around the label word: (text before it, text after it), the former ending as the template does."""
+        before, after, seen = "", "", False
+        for literal, name in self.pieces():
+            text = literal + ("" if name in (None, LABEL_FIELD) else fields[name])
+            before, after = (before, after + text) if seen else (before + text, after)
+            seen = seen or name == LABEL_FIELD
+        return before, after

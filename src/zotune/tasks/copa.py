@@ -1,0 +1,29 @@
+"""COPA (Roemmele et al., 2011): which of two alternatives is the cause or the effect of the premise?
+
+A head with two labels needs both alternatives in one input, so the pair is the two stories: text_a joins the first
+choice and the premise, text_b the second choice and the premise, by "So:" when the choice is a cause and by "Because:"
+when it is an effect.  Each choice comes before the premise, so that truncation, which cuts ends, takes the words that
+both have in common.
+"""
+
+from zotune.tasks.base import Row, Task, Texts
+
+_JOINTS = {"cause": "So:", "effect": "Because:"}
+
+
+def _encode(row: Row) -> Texts:
+    joint = _JOINTS.get(row["question"])
+    if joint is None:
+        raise ValueError(f'the column "question" is {row["question"]!r}; give "cause" or "effect"')
+    return f"{row['choice1']} {joint} {row['premise']}", f"{row['choice2']} {joint} {row['premise']}"
+
+
+COPA = Task(
+    name="copa",
+    hub=("aps/super_glue", "copa"),
+    columns=("premise", "choice1", "choice2", "question"),
+    encode=_encode,
+    labels=("choice1", "choice2"),
+    template="A: {text_a}\nB: {text_b}\nIs A or B more plausible?\nAnswer: {label}",
+    words=("A", "B"),
+)

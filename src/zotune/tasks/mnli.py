@@ -1,0 +1,13 @@
+"""MNLI (Williams et al., 2018): does the premise entail the hypothesis?  Validation is the matched half."""
+
+from zotune.tasks.base import Task
+
+MNLI = Task(
+    name="mnli",
+    hub=("nyu-mll/glue", "mnli"),
+    validation="validation_matched",
+    columns=("premise", "hypothesis"),
+    labels=("entailment", "neutral", "contradiction"),
+    template="{premise}\nQuestion: {hypothesis} Yes, Maybe or No?\nAnswer: {label}",
+    words=("Yes", "Maybe", "No"),
+)

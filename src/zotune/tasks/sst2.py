@@ -1,0 +1,12 @@
+"""SST-2 (Socher et al., 2013): is the sentence of a film review positive?"""
+
+from zotune.tasks.base import Task
+
+SST2 = Task(
+    name="sst2",
+    hub=("nyu-mll/glue", "sst2"),
+    columns=("sentence",),
+    labels=("negative", "positive"),
+    template="{sentence} It was {label}.",
+    words=("terrible", "great"),
+)
