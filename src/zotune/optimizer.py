@@ -189,16 +189,16 @@ class ZerothOrder(torch.optim.Optimizer):
         Args:
             closure: returns the loss on the batch as a number or a one-element tensor; called once per probe, under
                 ``torch.no_grad``.
-            weight: of this batch in the step's mean, usually its number of examples.
+            weight: of this batch in the step's mean, usually its number of examples; 0 for a rank without examples.
 
         Returns:
             The mean loss over the probes.
 
         Raises:
             NonFiniteLossError: if a loss is NaN or infinite; weights and accumulated losses are as before.
-            ValueError: if the weight is not positive.
+            ValueError: if the weight is negative.
         """
-        check_number("weight", weight, above=0.0)
+        check_number("weight", weight, at_least=0.0)
         slots = self._active()
         self._refresh(slots)
         plan = self.plan()
@@ -225,7 +225,7 @@ class ZerothOrder(torch.optim.Optimizer):
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
         sums, weight = self._sums, self._weight
         self._sums, self._weight = [], 0.0
-        self.tell(self.evaluator.merge(sums, weight))
+        self.tell(self.evaluator.merge(sums, weight, self.t))
         return self.last_loss
 
     @torch.no_grad()

@@ -57,8 +57,14 @@ class Evaluator:
         """
         raise NotImplementedError
 
-    def merge(self, sums: Sequence[float], weight: float) -> list[float]:
-        """Mean losses of the step from the weighted sums of this process's (micro-)batches and their total weight."""
+    def merge(self, sums: Sequence[float], weight: float, step: int) -> list[float]:  # noqa: ARG002
+        """Mean losses of the step from the weighted sums of this process's (micro-)batches and their total weight.
+
+        Raises:
+            ValueError: if the total weight is zero.
+        """
+        if weight == 0.0:
+            raise ValueError("all batches of the step had weight 0: give each its number of examples")
         return [s / weight for s in sums]
 
 

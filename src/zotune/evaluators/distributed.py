@@ -6,6 +6,7 @@ as all others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,19 +47,20 @@ class DataParallel(Evaluator):
         try:
             return self.inner.evaluate(slots, plan, write, closure, step)
         except NonFiniteLossError as error:
-            self._step = step
             return [error.loss] * len(plan)
 
-    def merge(self, sums: Sequence[float], weight: float) -> list[float]:
+    def merge(self, sums: Sequence[float], weight: float, step: int) -> list[float]:
         """Mean over all ranks, each weighted by the examples it has seen; added in the order of the ranks."""
         device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
         mine = torch.tensor([weight, *sums], dtype=torch.float64, device=device)
         gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
         dist.all_gather(gathered, mine, group=self.group)
         rows = [row.tolist() for row in gathered]
-        total = sum(row[0] for row in rows)
+        total = math.fsum(row[0] for row in rows)
+        if total == 0.0:
+            raise ValueError("no rank had an example in this step: give estimate() the number of examples as weight")
         merged = [sum(column) / total for column in zip(*(row[1:] for row in rows), strict=True)]
         for loss in merged:
-            if not torch.isfinite(torch.tensor(loss)):
-                raise NonFiniteLossError(getattr(self, "_step", -1), loss)
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(step, loss)
         return merged

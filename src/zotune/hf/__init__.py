@@ -1,0 +1,1 @@
+"""Everything that touches transformers: loading models, the trainer, what is recorded and shown."""

@@ -49,7 +49,7 @@ class LabelWords:
             ValueError: a row of a masked model without a mask token (it was not tokenised for the prompted form).
         """
         if self.prompt_style == "mask":
-            marks = input_ids == self.mask_token_id
+            marks = torch.eq(input_ids, self.mask_token_id or 0)
             if not bool(marks.any(dim=1).all()):
                 raise ValueError("A row has no mask token; tokenise the rows with prompt='mask'.")
         else:
@@ -58,7 +58,7 @@ class LabelWords:
         positions = (marks.long() * numbers).argmax(dim=1)
         rows = torch.arange(input_ids.size(0), device=input_ids.device)
         language_model: Any = super()
-        if _keeps_some(type(self)):
+        if _keeps_some(type(self)):  # type: ignore[arg-type]
             # A vocabulary of logits at every position would be the largest tensor of the pass by far.
             kept, positions = torch.unique(positions, return_inverse=True)
             output = language_model.forward(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=kept)
@@ -105,7 +105,7 @@ def add_label_words(
 ) -> PreTrainedModel:
     """Make the language model answer with the task's label words, in place; `ValueError` from `label_word_ids`."""
     ids = torch.tensor(label_word_ids(task, tokenizer), device=model.device)
-    model.__class__ = _prompted_class(type(model))
+    model.__class__ = _prompted_class(type(model))  # type: ignore[arg-type]
     model.register_buffer("label_word_ids", ids, persistent=False)
     assert isinstance(model, LabelWords)
     model.prompt_style = style

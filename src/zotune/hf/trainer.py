@@ -1,7 +1,6 @@
 """transformers.Trainer that makes its steps from forward passes."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,13 +13,11 @@ from transformers.trainer_utils import TrainOutput
 
 from zotune import DataParallel, NonFiniteLossError, ZerothOrder
 
+from .groups import parameter_groups
 from .ledger import Ledger, StepCost
 from .loss import Metrics, class_cross_entropy, has_class_logits, wide_loss, with_exact_loss
 from .replicas import check_replicas
 from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
-
-# A weight must be positive; this one vanishes beside that of any real example, to the last bit of a float64 sum.
-NO_WEIGHT = sys.float_info.min
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 LossFunction = Callable[..., torch.Tensor]
@@ -42,8 +39,7 @@ class ZOTrainer(Trainer):
         model: model of transformers, already in the dtype in which it is to run.
         args: the library's arguments. ``max_grad_norm`` concerns first-order optimizers only; ``bf16`` and ``fp16``
             (autocast) are refused for zeroth-order ones. ``logging_nan_inf_filter`` is switched off.
-        optimizer_factory: called once with a list of parameter groups ``{"params": [(name, parameter), ...],
-            "weight_decay": float}``, the group with weight decay first; a group without parameters is left out.
+        optimizer_factory: called once with a list of parameter groups, see :func:`zotune.hf.groups.parameter_groups`.
         data_seed: key of the order of the training examples, 0 or larger.
         train_dataset: training examples.
         eval_dataset: evaluation examples.
@@ -188,16 +184,12 @@ class ZOTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         opt_model = self._module if model is None else model
-        decay = set(self.get_decay_parameter_names(opt_model))
-        named = [(name, p) for name, p in opt_model.named_parameters() if p.requires_grad]
-        if not named:
-            raise ValueError("The model has no trainable parameter; set requires_grad on those to be trained.")
-        groups = [
-            {"params": [item for item in named if item[0] in decay], "weight_decay": self.args.weight_decay},
-            {"params": [item for item in named if item[0] not in decay], "weight_decay": 0.0},
-        ]
-        # torch takes a group without parameters for one without names, and refuses to mix the two.
-        self._inner = self.optimizer = self._optimizer_factory([group for group in groups if group["params"]])
+        groups = parameter_groups(
+            opt_model,
+            weight_decay=self.args.weight_decay,
+            decayed=self.get_decay_parameter_names(opt_model),
+        )
+        self._inner = self.optimizer = self._optimizer_factory(groups)
         if isinstance(self._inner, ZerothOrder):
             self._prepare_zeroth_order(self._inner)
         return self.optimizer
@@ -316,7 +308,7 @@ class ZOTrainer(Trainer):
         def closure() -> torch.Tensor:
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
-        return optimizer.estimate(closure, weight=rows or NO_WEIGHT)
+        return optimizer.estimate(closure, weight=rows)
 
     def _estimate_on_all(self, optimizer: ZerothOrder, model: nn.Module) -> float:
         """Accumulate the estimate on this rank's share of the training sample; returns the share's mean loss."""

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from zotune.kernels import reference
 from zotune.kernels.reference import tree_sum
-from zotune.noise import Key, Noise
+from zotune.noise import NOISES, Key, Noise
 
-__all__ = ["BACKENDS", "check_backend", "combine", "combine_rows", "row_gram", "scale_by_squares", "tree_sum"]
+__all__ = ["BACKENDS", "NOISES", "check_backend", "combine", "combine_rows", "row_gram", "scale_by_squares", "tree_sum"]
 
 BACKENDS = ("numba", "reference")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
