@@ -73,7 +73,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "LOZO": Algorithm(
         flags=QUERY_FLAGS | {"rank", "step_interval", "momentum"},
         lr=1e-6,
-        lr_embedded=1e-3,
+        lr_embedded=3e-4,
         queries=2,
         query_minimum=2,
         query_multiple=2,
@@ -91,7 +91,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "LOREN": Algorithm(
         flags=QUERY_FLAGS | {"lr_cov", "damping", "momentum"},
         lr=1e-6,
-        lr_embedded=1e-3,
+        lr_embedded=1e-4,
         queries=6,
         query_minimum=2,
         query_rule="at least 2, because each loss is compared with the others",
@@ -99,8 +99,8 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     ),
     "FZOO": Algorithm(
         flags=QUERY_FLAGS,
-        lr=1e-5,
-        lr_embedded=1e-3,
+        lr=1e-7,
+        lr_embedded=1e-6,
         queries=8,
         query_minimum=3,
         query_rule="at least 3, one at the weights and two or more directions whose spread is measured",
@@ -109,7 +109,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "FOSGD": Algorithm(
         flags=frozenset({"momentum"}),
         lr=1e-3,
-        lr_embedded=1e-1,
+        lr_embedded=3e-2,
     ),
     "FOAdam": Algorithm(
         flags=frozenset({"eps"}),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import datasets
 import torch
@@ -79,8 +79,18 @@ class TrainingRun:
         """Write summary.json and curves.png from the rows there are; `status` says how the run ended."""
         if self.folder is None or not self.first or not (self.folder / "metrics.csv").is_file():
             return
-        write_json(self.folder / "summary.json", {"status": status, **build_summary(self.folder)})
+        summary = build_summary(self.folder)
+        write_json(self.folder / "summary.json", {"status": status, **summary})
         draw_curves(self.folder)
+        self._say_outcome(summary)
+
+    def _say_outcome(self, summary: dict[str, Any]) -> None:
+        """One line with the accuracy before and after; nothing when the run ended before it was evaluated twice."""
+        first, final = summary.get("first"), summary.get("final")
+        if first and final and first["step"] != final["step"]:
+            before, after, best = first["accuracy"], final["accuracy"], summary["best"]["accuracy"]
+            passes = f"{summary['queries']} queries" if self.config.zeroth_order else f"{final['step']} steps"
+            self.say(f"accuracy {before:.4f} before, {after:.4f} after {passes} (best {best:.4f})")
 
     def close(self) -> None:
         """Leave the group of processes."""
