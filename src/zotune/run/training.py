@@ -19,7 +19,7 @@ from zotune.config import ConfigError, TrainConfig
 from zotune.hf.models import load_classifier, load_tokenizer, prompt_style
 from zotune.hf.progress import ProgressReporter
 from zotune.hf.recorder import RunRecorder
-from zotune.hf.trainer import ZOTrainer
+from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
@@ -28,6 +28,7 @@ from zotune.run.keepers import BestModel, save_model
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory
 from zotune.run.seeds import Purpose, derive_seed
+from zotune.run.warm import warm_up
 from zotune.tasks import compute_metrics, get_task
 from zotune.tasks.sources import load_rows
 from zotune.tasks.tokens import tokenise
@@ -69,6 +70,8 @@ class TrainingRun:
             checkpoint = self._open_folder(machine)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
+            if self.config.zeroth_order and machine.device.type == "cpu":
+                warm_up(self._optimizer_factory(len(parts.train)), self._dtype(), self.say)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             self._keep_last(parts)
             self.finish("finished")
@@ -182,9 +185,7 @@ class TrainingRun:
                 seed=self._seed("dropout"),
                 resumed=resumed,
             ),
-            optimizer_factory=optimizer_factory(
-                config, steps_per_epoch=steps_per_epoch(config, rows), seed=self._seed("directions")
-            ),
+            optimizer_factory=self._optimizer_factory(rows),
             data_seed=self._seed("order"),
             train_dataset=parts.train,
             eval_dataset=parts.validation,
@@ -193,6 +194,10 @@ class TrainingRun:
             compute_metrics=compute_metrics(get_task(config.task)),
             callbacks=self._callbacks(parts),
         )
+
+    def _optimizer_factory(self, rows: int) -> OptimizerFactory:
+        steps = steps_per_epoch(self.config, rows)
+        return optimizer_factory(self.config, steps_per_epoch=steps, seed=self._seed("directions"))
 
     def _callbacks(self, parts: "_Parts") -> list[TrainerCallback]:
         assert self.folder is not None
