@@ -11,6 +11,7 @@ always use :class:`Dense`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -57,8 +58,8 @@ class Slot:
         if tensor.dim() < 2 or not self.perturbation.matrix:
             return tensor
         if self.group["input_dim"] == 0:
-            return tensor.reshape(-1, tensor.shape[-1]).t()
-        return tensor.reshape(tensor.shape[0], -1)
+            return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1]).t()
+        return tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
 
     def stored(self, logical: Tensor) -> Tensor:
         """Inverse of :meth:`logical`, as a view."""
@@ -67,6 +68,15 @@ class Slot:
         if self.param.dim() >= 2 and self.perturbation.matrix and self.group["input_dim"] == 0:
             logical = logical.t()
         return logical.view(self.param.shape) if logical.shape != self.param.shape else logical
+
+    def keep(self, logical: Tensor) -> None:
+        """Take over new weights, written to ``logical(param.data)``.
+
+        That is a view of the parameter, and nothing is left to do, except where the memory's order allows none
+        (channels-last convolutions): then it was a copy.
+        """
+        if logical.data_ptr() != self.param.data_ptr():
+            self.param.data.copy_(self.stored(logical))
 
     @property
     def shape(self) -> torch.Size:

@@ -45,6 +45,7 @@ class SGD(Rule):
         if scaled or decay != 1.0:
             w = slot.logical(slot.param.data)
             slot.perturbation.combine(slot, w, w, scaled, decay=decay, rounding=rounding)
+            slot.keep(w)
 
 
 def gained(slot: Slot, terms: Terms, factor: float = 1.0) -> list[tuple[float, Key]]:
@@ -59,6 +60,7 @@ def _write(slot: Slot, change: Tensor, *, lr: float, rounding: Key) -> None:
     if lr != 0.0 or decay != 1.0:
         w = slot.logical(slot.param.data)
         kernels.combine(w, w, decay=decay, dense=(-lr, change), rounding=rounding, backend=slot.backend)
+        slot.keep(w)
 
 
 class Momentum(Rule):

@@ -83,6 +83,8 @@ def combine(
     """
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
     w = None if w is None else (target if w is out and target is out else w.contiguous())
+    precision = None if precision is None else precision.contiguous()
+    dense = None if dense is None else (dense[0], dense[1].contiguous())
     _backend(backend, out).combine(
         target, w, decay=decay, terms=terms, noise=noise, precision=precision, dense=dense, rounding=rounding
     )

@@ -274,7 +274,7 @@ def combine(
         c,
         noise == "rademacher",
         nothing if precision is None else _array(precision.view(-1)),
-        nothing if dense is None else _array(dense[1].contiguous().view(-1)),
+        nothing if dense is None else _array(dense[1].view(-1)),
         dtype.type(0 if dense is None else dense[0]),
         out.dtype is torch.bfloat16,
         half and rounding is not None,

@@ -205,6 +205,8 @@ def combine_rows(
     """The same for a matrix whose directions have structure along its rows; see :func:`zotune.kernels.combine_rows`."""
     compute = torch.float64 if out.dtype is torch.float64 else torch.float32
     m, n = out.shape
+    if out.numel() == 0:
+        return
     for first, last in _row_blocks(m, n):
         if low_rank is not None:
             u, vt = low_rank
@@ -226,6 +228,8 @@ def row_gram(terms: Sequence[tuple[float, Key]], a: Tensor, rows: int, *, noise:
     """(sum_k c_k U_k^T (U_k a), sum_k c_k |U_k a|^2) for U_k = z(key_k) of shape (rows, n)."""
     n, dtype, device = a.numel(), a.dtype, a.device
     total_q, total_p = torch.zeros_like(a), 0.0
+    if rows * n == 0:
+        return total_q, total_p
     for c, key in terms:
         sums, squares = [], []
         for first, last in _row_blocks(rows, n):

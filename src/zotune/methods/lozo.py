@@ -119,6 +119,7 @@ class CoordinateMomentum(Rule):
         if lr != 0.0 or decay != 1.0:
             w, scale = slot.logical(slot.param.data), -lr * perturbation.gain
             perturbation.add_coordinates(slot, w, momentum, scale=scale, decay=decay, rounding=rounding)
+            slot.keep(w)
 
 
 class LOZO(ZerothOrder):
