@@ -34,6 +34,15 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: choose a whole number, 1 or more")
 
 
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """First byte of a tensor's elements in its storage, and the one after the last."""
+    if tensor.numel() == 0:
+        return 0, 0
+    last = sum(int((size - 1) * stride) for size, stride in zip(tensor.size(), tensor.stride(), strict=True))
+    begin = int(tensor.storage_offset())
+    return begin * tensor.element_size(), (begin + last + 1) * tensor.element_size()
+
+
 def digest(params: Iterable[Any]) -> int:
     """A 64-bit checksum of the bits of parameters (or of (name, parameter) pairs): equal for equal bits, on any
     device."""
@@ -43,9 +52,11 @@ def digest(params: Iterable[Any]) -> int:
         bits = tensor.detach().contiguous().view(-1).view(_INTEGER[tensor.element_size()])
         for start in range(0, bits.numel(), 1 << 22):
             part = bits[start : start + (1 << 22)].to(torch.int64)
-            place = torch.arange(start, start + part.numel(), device=part.device) * 2654435761 + 0x9E3779B97F4A7C1
+            # odd factors: no change of a single element, not even of its highest bit, multiplies to zero
+            place = torch.arange(start, start + part.numel(), device=part.device) * 5308871522 + 0x9E3779B97F4A7C1
             total = (total * 6364136223846793005 + int((part * place).sum())) & 0xFFFFFFFFFFFFFFFF
     return total
 
 
-_INTEGER: dict[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# eight bytes count as two halves: the highest bit of an int64, times anything odd, is always the same
+_INTEGER: dict[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zotune import kernels
-from zotune.checks import check_number
+from zotune.checks import check_number, extent
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
 from zotune.noise import NOISES, Key
@@ -104,6 +105,7 @@ class ZerothOrder(torch.optim.Optimizer):
         group = self.param_groups[-1]
         for param in group["params"]:
             self._check_parameter(param)
+        self._check_memory()
         if self._numbers:  # a group added later: its numbers follow the others, whose noise stays
             self._number(self._named(group))
 
@@ -121,16 +123,22 @@ class ZerothOrder(torch.optim.Optimizer):
                 f"a parameter of type {param.dtype} cannot be perturbed: "
                 "leave quantised weights out and train adapters, or load the model in float32, bfloat16 or float16"
             )
-        storage, begin = param.untyped_storage().data_ptr(), param.storage_offset()
-        for other in self._numbers:
-            same = other is not param and param.numel() and other.untyped_storage().data_ptr() == storage
-            if (
-                same
-                and begin < other.storage_offset() + other.numel()
-                and other.storage_offset() < begin + param.numel()
-            ):
+        if any(stride == 0 and size > 1 for size, stride in zip(param.size(), param.stride(), strict=True)):
+            raise ValueError("a parameter's elements share memory (it was made by expand): use its contiguous copy")
+
+    def _check_memory(self) -> None:
+        """Raise ValueError if parameters share memory: an update of one would change another."""
+        by_storage: dict[int, list[Tensor]] = {}
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.numel():
+                    by_storage.setdefault(param.untyped_storage().data_ptr(), []).append(param)
+        for params in by_storage.values():
+            extents = sorted(extent(param) for param in params)
+            if any(begin < end for (_, end), (begin, _) in itertools.pairwise(extents)):
                 raise ValueError(
-                    "two different parameters share memory: tie them as one Parameter object, or copy one of them"
+                    "two parameters share memory, or one is listed twice: "
+                    "list each once, and tie weights as one Parameter object or copy them"
                 )
 
     @staticmethod
@@ -205,7 +213,8 @@ class ZerothOrder(torch.optim.Optimizer):
         losses = self.evaluator.evaluate(slots, plan, self._write_probe, closure, self.t)
         if not self._sums:
             self._sums = [0.0] * len(plan)
-        self._sums = [s + weight * loss for s, loss in zip(self._sums, losses, strict=True)]
+        if weight > 0.0:  # the mean over no example is NaN, and must not count
+            self._sums = [s + weight * loss for s, loss in zip(self._sums, losses, strict=True)]
         self._weight += weight
         return self._mean(losses)
 
@@ -228,6 +237,7 @@ class ZerothOrder(torch.optim.Optimizer):
         self.tell(self.evaluator.merge(sums, weight, self.t))
         return self.last_loss
 
+    @torch.inference_mode(False)  # state made in inference mode could not be changed outside it
     @torch.no_grad()
     def tell(self, losses: Sequence[float]) -> None:
         """Update from the losses of the plan alone, without running the model.
@@ -270,6 +280,8 @@ class ZerothOrder(torch.optim.Optimizer):
             return weights
         return [w * (self.clip / norm) for w in weights]
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _refresh(self, slots: Sequence[Slot]) -> None:
         for slot in slots:
             slot.perturbation.refresh(slot, self.t)

@@ -152,12 +152,17 @@ class MeZOSVRG(ZerothOrder):
         return super().step(closure)
 
     def _point(self, slot: Slot, point: int) -> Tensor:
-        anchor: Tensor = slot.param.data if point == 0 else slot.state["anchor"]
+        anchor: Tensor = slot.state["anchor"] if point == 1 and self._anchored(slot) else slot.param.data
         return anchor
+
+    def _anchored(self, slot: Slot) -> bool:
+        """Whether the parameter took part in the last snapshot; if it was frozen then, it has no anchor and no g_full."""
+        return slot.state.get("anchor_step") == self._snapshot_step
 
     def _rates(self, group: dict[str, Any]) -> tuple[float, float]:
         """Both rates now: schedule and annealing applied."""
-        schedule = group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
+        base = group.get("max_lr") or group.get("initial_lr") or group["lr"]  # one-cycle schedules start low
+        schedule = group["lr"] / base if base else 1.0
         return (
             _annealed(float(group["lr"]), self.anneal, self._annealed, _FLOORS[0]),
             _annealed(float(group["lr_minibatch"]) * schedule, self.anneal, self._annealed, _FLOORS[1]),
@@ -178,13 +183,14 @@ class MeZOSVRG(ZerothOrder):
                     slot.state["anchor"].copy_(slot.param.data)
                 else:
                     slot.state["anchor"] = slot.param.data.clone()
+                slot.state["anchor_step"] = self.t
                 self._apply(slot, full, lr=rate)
                 continue
             eps = slot.group["eps"]
             here = self._clipped(self.estimator.weigh(losses[:half], eps))
             there = self._clipped(self.estimator.weigh(losses[half:], eps))
             corrected = self._terms(slot, [w - x for w, x in zip(here, there, strict=True)], self.t)
-            self._apply(slot, [*corrected, *full], lr=rate_minibatch)
+            self._apply(slot, [*corrected, *full] if self._anchored(slot) else corrected, lr=rate_minibatch)
         self._watch(self._mean(losses))
 
     def _watch(self, loss: float) -> None:
