@@ -156,7 +156,7 @@ class MeZOSVRG(ZerothOrder):
         return anchor
 
     def _anchored(self, slot: Slot) -> bool:
-        """Whether the parameter took part in the last snapshot; if it was frozen then, it has no anchor and no g_full."""
+        """Whether the parameter took part in the last snapshot.  If it was frozen then, it moves as in MeZO."""
         return slot.state.get("anchor_step") == self._snapshot_step
 
     def _rates(self, group: dict[str, Any]) -> tuple[float, float]:
@@ -189,8 +189,11 @@ class MeZOSVRG(ZerothOrder):
             eps = slot.group["eps"]
             here = self._clipped(self.estimator.weigh(losses[:half], eps))
             there = self._clipped(self.estimator.weigh(losses[half:], eps))
+            if not self._anchored(slot):
+                self._apply(slot, self._terms(slot, here, self.t), lr=rate_minibatch)
+                continue
             corrected = self._terms(slot, [w - x for w, x in zip(here, there, strict=True)], self.t)
-            self._apply(slot, [*corrected, *full] if self._anchored(slot) else corrected, lr=rate_minibatch)
+            self._apply(slot, [*corrected, *full], lr=rate_minibatch)
         self._watch(self._mean(losses))
 
     def _watch(self, loss: float) -> None:
