@@ -5,7 +5,9 @@ import statistics
 
 import numpy as np
 import pytest
+import torch
 
+from zotune import MeZO
 from zotune.estimators import Estimator, LeaveOneOut, OneSidedNormalised, Probe, ThreePoint, TwoPoint
 
 
@@ -135,3 +137,20 @@ def test_one_sided_needs_three(queries):
 def test_a_wrong_number_of_losses_is_not_swallowed():
     with pytest.raises(ValueError, match="shorter"):
         TwoPoint(4).weigh([1.0, 2.0, 3.0], 1e-3)
+
+
+@pytest.mark.parametrize("queries", [2, 8])
+def test_k_times_the_squared_weights_estimate_the_squared_gradient_norm_which_clip_bounds(queries: int) -> None:
+    noise, estimator, eps = generator(7), TwoPoint(queries), 1e-3
+    estimates = []
+    for _ in range(4000):
+        slopes = noise.standard_normal((estimator.directions, SIZE)) @ LINEAR
+        weights = estimator.weigh([sign * eps * slope for slope in slopes for sign in (1, -1)], eps)
+        estimates.append(len(weights) * sum(w * w for w in weights))
+    assert statistics.mean(estimates) == pytest.approx(float(LINEAR @ LINEAR), rel=0.1)
+
+
+def test_the_clipped_weights_have_that_norm() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8))
+    MeZO([weight], lr=1.0, eps=0.5, queries=4, clip=0.5, noise="rademacher").tell([100.0, 0.0, 0.0, 0.0])
+    assert weight.abs().max().item() == pytest.approx(0.5 / math.sqrt(2.0))

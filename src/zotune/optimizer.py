@@ -46,8 +46,8 @@ class ZerothOrder(torch.optim.Optimizer):
         seed: of all random numbers, 0 <= seed < 2**64.
         backend: kernel backend, see :mod:`zotune.kernels`.
         evaluator: how losses are obtained; the overlay when left out.
-        clip: if given, the weights w_k are scaled down so that their Euclidean norm, an estimate of the gradient's
-            norm, is at most this.
+        clip: if given, the K weights w_k are scaled down so that sqrt(K) times their Euclidean norm, an estimate of
+            the gradient's norm, is at most this.
 
     Raises:
         ValueError: for hyperparameters out of range and parameters that cannot be perturbed.
@@ -275,7 +275,7 @@ class ZerothOrder(torch.optim.Optimizer):
         self.rule.step(slot, terms, lr=float(lr), rounding=slot.key.at(step=self.t, tag="rounding"))
 
     def _clipped(self, weights: list[float]) -> list[float]:
-        norm = math.sqrt(math.fsum(w * w for w in weights))
+        norm = math.sqrt(len(weights) * math.fsum(w * w for w in weights))
         if self.clip is None or norm <= self.clip:
             return weights
         return [w * (self.clip / norm) for w in weights]
