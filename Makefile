@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 demo: $(VENV)/.run
-	$(BIN)/python main.py --full_parameter --epochs 5 --eval_every 0.25 --results results/demo
+	OMP_NUM_THREADS=1 $(BIN)/python main.py --full_parameter --epochs 5 --eval_every 0.25 --results results/demo
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)

@@ -24,6 +24,7 @@ ParamsT: TypeAlias = Iterable[Any]
 
 FORMAT = 1
 _OWN_KEY = "zotune"
+_REMADE = {"_zero_grad_profile_name", "_opt_called", "_warned_capturable_if_run_uncaptured"}
 _TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 
 
@@ -123,6 +124,8 @@ class ZerothOrder(torch.optim.Optimizer):
                 f"a parameter of type {param.dtype} cannot be perturbed: "
                 "leave quantised weights out and train adapters, or load the model in float32, bfloat16 or float16"
             )
+        if param.is_meta:
+            raise ValueError("a parameter is on the meta device and has no values: load the model's weights first")
         if any(stride == 0 and size > 1 for size, stride in zip(param.size(), param.stride(), strict=True)):
             raise ValueError("a parameter's elements share memory (it was made by expand): use its contiguous copy")
 
@@ -306,7 +309,20 @@ class ZerothOrder(torch.optim.Optimizer):
         """Nothing to do: there are no gradients.  Left-over ones of other code are dropped."""
         super().zero_grad(set_to_none)
 
+    def __repr__(self) -> str:
+        """Class and hyperparameters; the names of the parameters are counted, not listed."""
+        groups = []
+        for group in self.param_groups:
+            own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+            groups.append(", ".join([f"{len(group['params'])} parameters", *(f"{k}={v}" for k, v in own.items())]))
+        return f"{type(self).__name__}({'; '.join(groups)}; seed={self.seed})"
+
     # -------------------------------------------------------------------------------- saving
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy.deepcopy``: all but what torch makes anew, and an evaluator that has seen no parameter yet."""
+        own = {k: v for k, v in self.__dict__.items() if "hook" not in k and k not in _REMADE}
+        return {**own, "_slots": {}, "evaluator": self.evaluator.fresh()}
 
     def state_dict(self) -> dict[str, Any]:
         """torch's layout, plus what a run needs to go on with the same bits, under ``"zotune"``."""

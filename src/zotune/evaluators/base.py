@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,10 @@ class Evaluator:
         """
         raise NotImplementedError
 
+    def fresh(self) -> Evaluator:
+        """A new evaluator of the same kind, for a copy of the optimizer."""
+        return type(self)()
+
     def merge(self, sums: Sequence[float], weight: float, step: int) -> list[float]:  # noqa: ARG002
         """Mean losses of the step from the weighted sums of this process's (micro-)batches and their total weight.
 
@@ -88,11 +93,16 @@ def as_loss(value: object, step: int) -> float:
                 value.dtype,
             )
         value = value.item()
+    if isinstance(value, (np.generic, np.ndarray)) and value.size == 1:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
             f"the closure returned {type(value).__name__}: return the loss as a number or a one-element tensor"
         )
-    loss = float(value)
+    try:
+        loss = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        loss = math.inf if value > 0 else -math.inf
     if not math.isfinite(loss):
         raise NonFiniteLossError(step, loss)
     return loss

@@ -49,6 +49,10 @@ class DataParallel(Evaluator):
         except NonFiniteLossError as error:
             return [error.loss] * len(plan)
 
+    def fresh(self) -> DataParallel:
+        """See :meth:`Evaluator.fresh`."""
+        return DataParallel(self.group, self.inner.fresh())
+
     def merge(self, sums: Sequence[float], weight: float, step: int) -> list[float]:
         """Mean over all ranks, each weighted by the examples it has seen; added in the order of the ranks."""
         device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"

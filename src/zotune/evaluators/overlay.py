@@ -129,6 +129,9 @@ class _Frame:
     buffers: list[Tensor] = field(default_factory=list)
 
 
+_under_way: set[int] = set()  # parameters of the queries that run at present
+
+
 class _Query:
     """One forward pass at perturbed weights."""
 
@@ -147,8 +150,14 @@ class _Query:
 
     def run(self, closure: Closure, *, watch: bool) -> float | Tensor:
         """The closure's result at perturbed weights."""
+        if not _under_way.isdisjoint(self._tracked):
+            raise RuntimeError(
+                "an optimizer was asked for a query inside the closure of another one of the same parameters: "
+                "step one after the other"
+            )
         handles: list[Any] = []
         try:
+            _under_way.update(self._tracked)
             for slot in self._slots:
                 mode = self._overlay.mode(slot)
                 if mode is Mode.HELD:
@@ -172,6 +181,7 @@ class _Query:
                     break
                 except KeyboardInterrupt as error:  # Ctrl-C now must not leave perturbed weights behind: it waits
                     interrupt = error
+            _under_way.difference_update(self._tracked)
             if interrupt is not None:
                 raise interrupt
         self._overlay.learn(self._slots, self._reached, self._leaks, watched=watch)

@@ -33,6 +33,7 @@ class ProgressReporter(TrainerCallback):
         self._task = TaskID(0)
         self._trainer: ZOTrainer | None = None
         self._loss: float | None = None
+        self._weight = 0.0
         self._accuracy: float | None = None
         self._start = self._last_line = 0.0
         self._first_step = self._first_query = self._last_share = 0
@@ -50,6 +51,7 @@ class ProgressReporter(TrainerCallback):
         if self._trainer is None:
             raise ValueError("ProgressReporter works with ZOTrainer only; pass it in the trainer's callbacks.")
         self._loss = self._accuracy = None
+        self._weight = 0.0
         self._start = self._last_line = time.perf_counter()
         self._first_step, self._first_query = state.global_step, self._trainer.queries
         self._last_share = self._share(state)
@@ -65,7 +67,9 @@ class ProgressReporter(TrainerCallback):
             return
         assert self._trainer is not None
         loss = self._trainer.last_loss
-        self._loss = loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * loss
+        past, weight = self._loss or 0.0, self._weight
+        self._weight = _SMOOTHING * weight + (1 - _SMOOTHING)  # so that the first losses do not count too much
+        self._loss = (_SMOOTHING * weight * past + (1 - _SMOOTHING) * loss) / self._weight
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step, figures=self._figures(state))
             return
@@ -116,7 +120,7 @@ class ProgressReporter(TrainerCallback):
         assert self._trainer is not None
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         done = state.global_step - self._first_step
-        parts = [] if self._loss is None else [f"loss {self._loss:.4f}"]
+        parts = [] if self._loss is None else [f"mean loss {self._loss:.4f}"]
         if self._accuracy is not None:
             parts.append(f"accuracy {self._accuracy:.4f}")
         if done:

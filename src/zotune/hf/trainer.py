@@ -168,6 +168,20 @@ class ZOTrainer(Trainer):
                 if hasattr(callback, "close"):
                     callback.close()
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate as the library does.
+
+        Raises:
+            NonFiniteLossError: training has made the evaluation loss nan or infinite.
+        """
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)
+        if self.state.global_step > 0 and not math.isfinite(loss):
+            raise NonFiniteLossError(self.state.global_step - 1, loss)
+        return metrics
+
     # Optimizer and model.
 
     @property
