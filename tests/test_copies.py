@@ -79,3 +79,32 @@ def test_a_number_beyond_all_floats_is_not_finite() -> None:
 def test_parameters_without_values_are_refused() -> None:
     with pytest.raises(ValueError, match="meta device"):
         MeZO(nn.Linear(2, 2, device="meta").parameters(), lr=0.0)
+
+
+def test_outside_reads_that_begin_late_are_found_named_and_the_step_is_exact(caplog: pytest.LogCaptureFixture) -> None:
+    losses: dict[str, list[float]] = {}
+    for name, evaluator in (("overlay", zotune.Overlay()), ("in place", zotune.InPlace())):
+        net = network()
+        optimizer = MeZO(net.named_parameters(), lr=0.0, evaluator=evaluator)
+
+        def closure(net: nn.Module = net, optimizer: MeZO = optimizer) -> Tensor:
+            loss = loss_of(net)()
+            return loss if optimizer.t < 7 else loss + 10 * net[0].weight.square().sum()  # type: ignore[index]
+
+        losses[name] = [optimizer.step(closure) or 0.0 for _ in range(12)]
+    assert losses["overlay"][8:] == losses["in place"][8:]
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"clip": "x"}, "clip='x'"),
+        ({"betas": 0.9}, "betas=0.9"),
+        ({"adam_eps": "x"}, "adam_eps='x'"),
+    ],
+)
+def test_values_of_a_wrong_kind_get_a_sentence(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        zotune.ZOAdam([nn.Parameter(torch.ones(2))], lr=0.1, **settings)  # type: ignore[arg-type]

@@ -545,7 +545,7 @@ def test_behaves_as_a_torch_optimizer(method: str) -> None:
     model = model_of()
     optimizer = build(method, model)
     assert isinstance(optimizer, torch.optim.Optimizer)
-    assert "lr: 0.01" in repr(optimizer)
+    assert "lr=0.01" in repr(optimizer)
     assert type(optimizer).__name__ in repr(optimizer)
     model[0].weight.grad = torch.ones_like(model[0].weight)
     optimizer.zero_grad()

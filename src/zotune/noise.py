@@ -65,6 +65,9 @@ class Key:
     tag: str = "z"
 
     def __post_init__(self) -> None:
+        for field in _LIMITS:
+            if not isinstance(getattr(self, field), int):
+                raise ValueError(f"{field}={getattr(self, field)!r}: choose a whole number")
         fits = self.seed >> 64 == self.step >> 32 == self.query >> 24 == self.parameter >> 24 == 0
         if fits and self.tag in TAGS:
             return

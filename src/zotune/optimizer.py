@@ -73,8 +73,8 @@ class ZerothOrder(torch.optim.Optimizer):
         for perturbation in (matrix, vector):
             if perturbation is not None and perturbation.noise not in NOISES:
                 raise ValueError(f"noise={perturbation.noise!r}: choose one of {', '.join(NOISES)}")
-        if clip is not None and not (math.isfinite(clip) and clip > 0):
-            raise ValueError(f"clip={clip!r}: choose a positive number, or None for no clipping")
+        if clip is not None:
+            check_number("clip", clip, above=0.0)
         self.estimator, self.rule, self.seed, self.backend, self.clip = estimator, rule, seed, backend, clip
         self._matrix, self._vector = matrix, vector or Dense(matrix.noise)
         self.evaluator: Evaluator = evaluator or Overlay()

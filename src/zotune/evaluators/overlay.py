@@ -12,16 +12,17 @@ itself is written and restored from a copy, bit for bit (``WRITTEN``).  Paramete
 so far are held as well.
 
 Watched are all queries of the first step, and of the first in which a parameter takes part (a resumed run, an unfrozen
-layer); one query of each step whose number is a power of two; and each query after one in which a known owner did not
-run (experts that are routed to now and then).  What torch cannot see cannot be found: weights read through a numpy
-array that shares their memory, by raw address, or outside modules from another thread than the closure's; nor is a
-parameter watched all the time that is read in its owner's forward and, only from some later step on, outside it as
-well.  :class:`~zotune.evaluators.InPlace` is right for all of these.
+layer); one query of each step whose number is a power of two or a multiple of 50; and each query after one in which a
+known owner did not run (experts that are routed to now and then).  Outside reads that begin in a later step are thus
+found within 50 steps: the step is then evaluated again, and a warning names the parameter and the steps in doubt.
+What torch cannot see cannot be found: weights read through a numpy array that shares their memory, by raw address, or
+outside modules from another thread than the closure's.  :class:`~zotune.evaluators.InPlace` is right for all of these.
 """
 
 from __future__ import annotations
 
 import enum
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from zotune.evaluators.base import Closure, Evaluator, Writer, as_loss
 from zotune.evaluators.scratch import Scratch
 from zotune.evaluators.watch import Regions, Watch, at
 from zotune.perturbations import Slot
+
+_log = logging.getLogger(__name__)
 
 
 class Mode(enum.Enum):
@@ -65,6 +68,7 @@ class Overlay(Evaluator):
         self._reached: set[int] = set()
         self._leaked: set[int] = set()
         self._seen: dict[int, nn.Parameter] = {}  # watched for a whole step; kept, so that no id is used again
+        self._last_watched = 0  # step
         self._restless = False  # an owner known from earlier queries did not run in the last one
 
     def modes(self, slots: Sequence[Slot]) -> dict[str, Mode]:
@@ -75,19 +79,42 @@ class Overlay(Evaluator):
         self, slots: Sequence[Slot], plan: Sequence[Probe], write: Writer, closure: Closure, step: int
     ) -> list[float]:
         """See :meth:`Evaluator.evaluate`."""
-        losses = []
         first = step == 0 or any(id(slot.param) not in self._seen for slot in slots)
+        known = set(self._leaked)
+        losses = self._losses(slots, plan, write, closure, step, first)
+        self._seen.update((id(slot.param), slot.param) for slot in slots)
+        late = [slot.name for slot in slots if not first and id(slot.param) in self._leaked - known]
+        if late:
+            _log.warning(
+                "%s: read outside the forward of the owning module, seen in step %d for the first time; step %d is "
+                "evaluated again, steps after %d may have missed such reads (evaluator=zotune.InPlace() never does)",
+                ", ".join(late),
+                step,
+                step,
+                self._last_watched,
+            )
+            losses = self._losses(slots, plan, write, closure, step, first)
+        self._last_watched = step if first or late or self._due(step) else self._last_watched
+        return losses
+
+    @staticmethod
+    def _due(step: int) -> bool:
+        return step & (step - 1) == 0 or step % 50 == 0
+
+    def _losses(
+        self, slots: Sequence[Slot], plan: Sequence[Probe], write: Writer, closure: Closure, step: int, first: bool
+    ) -> list[float]:
+        losses = []
         for number, probe in enumerate(plan):
             # autocast keeps casts of weights for as long as its context lasts: they belong to one query only
             torch.clear_autocast_cache()
             if probe.sign == 0 and probe.point == 0:
                 losses.append(as_loss(closure(), step))
                 continue
-            due = number == len(plan) - 1 and step & (step - 1) == 0
+            due = number == len(plan) - 1 and self._due(step)
             query = _Query(self, slots, partial(_write_probe, write, probe))
             value = query.run(closure, watch=self.hooked and (first or due or self._restless))
             losses.append(as_loss(value, step))
-        self._seen.update((id(slot.param), slot.param) for slot in slots)
         return losses
 
     def mode(self, slot: Slot) -> Mode:

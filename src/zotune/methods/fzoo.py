@@ -42,7 +42,7 @@ class FZOO(ZerothOrder):
         seed: of all random numbers.
         backend: kernel backend; None chooses.
         evaluator: how losses are obtained; None is the overlay.
-        clip: bound on the norm of the weights of the directions.
+        clip: bound on sqrt(K) times the norm of the normalised weights, which is about 1 / eps whatever the gradient.
 
     Raises:
         ValueError: if a value is out of range.

@@ -15,8 +15,10 @@ alpha      ``smoothing``           a name, see :data:`SMOOTHINGS`
 H                                  as W, float32
 =========  ======================  =======================================
 
+H covers all parameters, vectors too.
+
 Differences from the released code: several directions are averaged at the same weights (there, each has its own f_0
-and updates H at once).
+and updates H at once).  Its schedules of alpha are those that it can call: the constants and ``constant_decay1``.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ class HiZOO(ZerothOrder):
         evaluator: Evaluator | None = None,
         clip: float | None = None,
     ) -> None:
-        if smoothing not in SMOOTHINGS:
+        if not isinstance(smoothing, str) or smoothing not in SMOOTHINGS:
             close = difflib.get_close_matches(str(smoothing), SMOOTHINGS, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(SMOOTHINGS)}"
             raise ValueError(f"unknown smoothing {smoothing!r}: {hint}")

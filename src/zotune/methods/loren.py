@@ -130,7 +130,7 @@ class LOREN(ZerothOrder):
         seed: of all random numbers.
         backend: kernel backend; None chooses.
         evaluator: how losses are obtained; None is the overlay.
-        clip: bound on the norm of the projected gradient.
+        clip: bound on the norm of the projected gradient; it scales the gradient of a as well.
 
     Raises:
         ValueError: if a value is out of range.

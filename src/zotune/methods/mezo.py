@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zotune.checks import check_unit_interval
+from zotune.checks import check_number, check_unit_interval
 from zotune.estimators import TwoPoint
 from zotune.evaluators import Evaluator
 from zotune.noise import Noise
@@ -139,12 +139,11 @@ class ZOAdam(ZerothOrder):
     ) -> None:
         if bits not in (8, 32):
             raise ValueError(f"bits={bits!r}: the moments are kept in 32 or 8 bits")
-        if len(betas) != 2:
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas={betas!r}: give the decays of the first and of the second moment")
         for beta in betas:
             check_unit_interval("betas", beta)
-        if not adam_eps > 0:
-            raise ValueError(f"adam_eps={adam_eps!r}: choose a positive number")
+        check_number("adam_eps", adam_eps, above=0.0)
         codec = None
         if bits == 8:
             from zotune.low_bit import BlockwiseCodec
