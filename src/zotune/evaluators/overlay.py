@@ -80,11 +80,11 @@ class Overlay(Evaluator):
     ) -> list[float]:
         """See :meth:`Evaluator.evaluate`."""
         first = step == 0 or any(id(slot.param) not in self._seen for slot in slots)
-        known = set(self._leaked)
-        losses = self._losses(slots, plan, write, closure, step, first)
+        exposed = {id(slot.param) for slot in slots if self.mode(slot) is Mode.OWNER} - self._leaked
+        losses, blind = self._losses(slots, plan, write, closure, step, first)
         self._seen.update((id(slot.param), slot.param) for slot in slots)
-        late = [slot.name for slot in slots if not first and id(slot.param) in self._leaked - known]
-        if late:
+        late = [slot.name for slot in slots if id(slot.param) in self._leaked & exposed]
+        if late and blind:
             _log.warning(
                 "%s: read outside the forward of the owning module, seen in step %d for the first time; step %d is "
                 "evaluated again, steps after %d may have missed such reads (evaluator=zotune.InPlace() never does)",
@@ -93,7 +93,7 @@ class Overlay(Evaluator):
                 step,
                 self._last_watched,
             )
-            losses = self._losses(slots, plan, write, closure, step, first)
+            losses, _ = self._losses(slots, plan, write, closure, step, first)
         self._last_watched = step if first or late or self._due(step) else self._last_watched
         return losses
 
@@ -103,8 +103,9 @@ class Overlay(Evaluator):
 
     def _losses(
         self, slots: Sequence[Slot], plan: Sequence[Probe], write: Writer, closure: Closure, step: int, first: bool
-    ) -> list[float]:
-        losses = []
+    ) -> tuple[list[float], bool]:
+        """The losses of the plan, and whether any of its queries was not watched."""
+        losses, blind = [], False
         for number, probe in enumerate(plan):
             # autocast keeps casts of weights for as long as its context lasts: they belong to one query only
             torch.clear_autocast_cache()
@@ -113,9 +114,11 @@ class Overlay(Evaluator):
                 continue
             due = number == len(plan) - 1 and self._due(step)
             query = _Query(self, slots, partial(_write_probe, write, probe))
-            value = query.run(closure, watch=self.hooked and (first or due or self._restless))
+            watch = self.hooked and (first or due or self._restless)
+            blind = blind or not watch
+            value = query.run(closure, watch=watch)
             losses.append(as_loss(value, step))
-        return losses
+        return losses, blind
 
     def mode(self, slot: Slot) -> Mode:
         """How a parameter is perturbed."""
