@@ -66,7 +66,7 @@ WRONG = {
     "unknown algorithm": ("--algorithm LORAN", "did you mean LOREN?"),
     "unknown device": ("--device tpu", "--device must be cpu"),
     "one query": ("--num_queries 1", "--num_queries with LOREN must be at least 2"),
-    "two queries of ZOSVRG": ("--algorithm ZOSVRG --num_queries 2", "must be a multiple of 3"),
+    "five queries of ZOSVRG": ("--algorithm ZOSVRG --num_queries 5", "must be a multiple of 3"),
     "even queries of HiZOO": ("--algorithm HiZOO --num_queries 2", "must be an odd number from 3"),
     "no steps between snapshots": ("--algorithm ZOSVRG --q 0", "--q must be at least 1"),
     "no patience": ("--early_stopping --patience 0", "--patience must be at least 1"),

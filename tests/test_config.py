@@ -49,7 +49,7 @@ WRONG = {
     "odd queries of ZOAdam": ({"num_queries": "1", "algorithm": "ZOAdam"}, "must be an even number"),
     "odd queries of LOZO": ({"num_queries": "5", "algorithm": "LOZO"}, "must be an even number"),
     "even queries of HiZOO": ({"num_queries": "4", "algorithm": "HiZOO"}, "must be an odd number from 3"),
-    "two queries of ZOSVRG": ({"num_queries": "2", "algorithm": "ZOSVRG"}, "must be a multiple of 3"),
+    "five queries of ZOSVRG": ({"num_queries": "5", "algorithm": "ZOSVRG"}, "must be a multiple of 3"),
     "two queries of FZOO": ({"num_queries": "2", "algorithm": "FZOO"}, "at least 3"),
     "no perturbation": ({"perturbation_scale": "0"}, "--perturbation_scale must be above 0"),
     "no steps between snapshots": ({"q": "0", "algorithm": "ZOSVRG"}, "--q must be at least 1"),
@@ -160,10 +160,27 @@ def test_a_resumed_run_has_the_settings_it_began_with(tmp_path):
     assert (resumed.algorithm, resumed.lr, resumed.resume, resumed.device) == ("HiZOO", 0.5, tmp_path, "cpu")
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"no_such_setting_at_all": 1}'])
+DAMAGED = [
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"no_such_setting_at_all": 1}',
+    b'{"algorithm": null}',
+    b'{"algorithm": "ZO", "epochs": "6"}',
+    b'{"algorithm": "ZO", "epochs": null}',
+    b'{"algorithm": "ZO", "batchsize": true}',
+    b'{"algorithm": "ZO", "batchsize": 1.5}',
+    b'{"algorithm": "ZO", "clipping": 1}',
+    b'{"algorithm": "ZO", "results": ["results"]}',
+]
+
+
+@pytest.mark.parametrize("content", [None, *DAMAGED], ids=lambda content: str(content)[:40])
 def test_a_resume_without_readable_settings_is_refused(tmp_path, content):
     if content is not None:
-        (tmp_path / "config.json").write_text(content)
+        (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.json"):
         config_from_text({"resume": str(tmp_path)})
 

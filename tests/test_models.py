@@ -320,6 +320,19 @@ def broken(tmp_path: Path, what: str) -> str:
     elif what == "no tokenizer":
         for file in path.glob("tokenizer*"):
             file.unlink()
+    elif what == "config null":
+        (path / "config.json").write_text("null")
+    elif what == "size in words":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "n_embd": "x"}))
+    elif what == "junk weights":
+        (path / "model.safetensors").unlink()
+        (path / "pytorch_model.bin").write_bytes(b"junk" * 100)
+    elif what == "tokenizer settings a list":
+        (path / "tokenizer_config.json").write_text("[]")
+    elif what == "tokenizer length in words":
+        config = json.loads((path / "tokenizer_config.json").read_text())
+        (path / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": "x"}))
     elif what == "no classification class":
         AutoConfig.for_model("vit").save_pretrained(path)
     return str(path)
@@ -332,6 +345,11 @@ SENTENCES = {
     "no weights": "safetensors",
     "weights cut short": "weights of .* are damaged or cut short",
     "no tokenizer": "holds no tokenizer; put the tokenizer.json",
+    "config null": "Cannot load a model from",
+    "size in words": "Cannot load a model from",
+    "junk weights": "Cannot load a model from",
+    "tokenizer settings a list": "Cannot load a tokenizer from",
+    "tokenizer length in words": "has the model_max_length 'x'; make it a whole number",
     "no classification class": "ViTConfig",
 }
 
@@ -341,7 +359,7 @@ def test_a_broken_folder_gets_one_sentence(folder: Callable[[str], str], tmp_pat
     name = broken(tmp_path, what)
     tokenizer = load_tokenizer(folder("gpt2"))
     with pytest.raises(ValueError, match=SENTENCES[what]) as caught:
-        load_tokenizer(name) if what == "no tokenizer" else load_classifier(name, SST2, tokenizer=tokenizer)
+        load_tokenizer(name) if "tokenizer" in what else load_classifier(name, SST2, tokenizer=tokenizer)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
     assert name in str(caught.value)

@@ -125,7 +125,7 @@ def test_every_flag_of_a_method_reaches_its_optimizer(algorithm, flag, value):
 
 def test_flips_cover_every_flag_of_every_method():
     covered = {(algorithm, flag) for algorithm, flag, _ in FLIPS}
-    common = {"perturbation_scale", "num_queries", "backend", "noise"}
+    common = {"perturbation_scale", "num_queries", "backend", "noise", "clipping"}
     for algorithm, about in ALGORITHMS.items():
         for flag in about.flags - common:
             assert (algorithm, flag) in covered

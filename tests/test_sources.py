@@ -174,6 +174,14 @@ BAD_FILES = {
     "broken json": ("train.json", b'[{"sentence": "a"},\n]', "is not JSON: .* in line 2"),
     "json of lists": ("train.jsonl", b'["a", 1]\n', "Row 1 of .* is not a JSON object"),
     "not utf-8": ("train.csv", b"sentence,label\n\xff\xfe,1\n", "cannot be read as csv"),
+    "json nested": ("train.jsonl", b"[" * 100_000 + b"\n", "nested too deeply"),
+    "json row nested": ("train.jsonl", b'{"a": ' * 100_000 + b"\n", "nested too deeply"),
+    "csv label decimal": (
+        "train.csv",
+        b"sentence,label\na,1.0\nb,0.5\n",
+        "the label '0.5', which is neither",
+    ),
+    "csv label nan": ("train.csv", b"sentence,label\na,nan\n", "the label 'nan', which is neither"),
     "not parquet": ("train.parquet", b"sentence,label\na,1\n", "cannot be read as parquet"),
     "empty parquet": ("train.parquet", b"", "cannot be read as parquet"),
 }
@@ -203,6 +211,25 @@ def test_a_parquet_file_without_rows_or_of_other_classes_is_refused(tmp_path: Pa
     data = datasets.Dataset.from_dict({"sentence": ["a"], "label": [2]}, features=features)
     data.to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="has the classes bad, so-so, good and task sst2 has negative, positive"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"{",
+        b"\xff",
+        b"[]",
+        b"null",
+        b'{"info": {"features": {"label": [1]}}}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel"}}}}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": [0, "a"]}}}}',
+    ],
+)
+def test_a_parquet_file_with_damaged_metadata_is_refused(tmp_path: Path, stored: bytes) -> None:
+    table = pa.Table.from_pylist(ROWS).replace_schema_metadata({b"huggingface": stored})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"The metadata of .*train\.parquet cannot be read"):
         load(tmp_path)
 
 

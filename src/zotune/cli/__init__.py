@@ -1,17 +1,16 @@
 """The command `zotune`: one file a subcommand, no logic; settings and runs live in `zotune.config` and `zotune.run`."""
 
+import importlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import zotune
-from zotune.cli import train
-from zotune.cli.console import say, standard_error
-from zotune.config import nearest
+from zotune.cli.stops import leaving
 
-COMMANDS: Final[dict[str, tuple[Callable[[Sequence[str]], int], str]]] = {
-    "train": (train.main, "fine-tune a model on a task"),
-}
+COMMANDS: Final[dict[str, str]] = {"train": "fine-tune a model on a task"}
+"""What each command does; the command `x` is `main` of the module `zotune.cli.x`."""
 
 _USAGE: Final = """usage: zotune COMMAND [FLAGS]
 
@@ -27,8 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: crash (see error.log); 2: wrong settings; 3: the loss became infinite or NaN; 130, 143: stopped by
     Ctrl-C or SIGTERM.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    usage = _USAGE.format(commands="\n".join(f"  {name:<8} {about}" for name, (_, about) in COMMANDS.items()))
+    with leaving():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
+    usage = _USAGE.format(commands="\n".join(f"  {name:<8} {about}" for name, about in COMMANDS.items()))
     if not words:
         sys.stderr.write(usage)
         return 2
@@ -40,6 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"zotune {zotune.__version__}\n")
         return 0
     if command not in COMMANDS:
+        from zotune.cli.console import say, standard_error
+        from zotune.config import nearest
+
         say(standard_error(), f"There is no command {command!r}{nearest(command, [*COMMANDS, '--version', '--help'])}")
         return 2
-    return COMMANDS[command][0](rest)
+    try:
+        os.getcwd()
+    except OSError:  # the numerical libraries would end the process in their own way
+        sys.stderr.write("The current folder does not exist any more; change to another one.\n")
+        return 2
+    # Only now, because it takes a while, and being stopped meanwhile must not end in a traceback.
+    code: int = importlib.import_module(f"zotune.cli.{command}").main(rest)
+    return code

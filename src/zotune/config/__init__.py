@@ -1,7 +1,8 @@
 """Settings of a training run: fields, defaults, checks, and the words of the command line."""
 
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorithm, methods_of
-from zotune.config.errors import ConfigError, nearest
+from zotune.config.checks import LARGEST
+from zotune.config.errors import ConfigError, nearest, shortened
 from zotune.config.flags import Flag, FlagOfField
 from zotune.config.text import config_from_text, notices
 from zotune.config.train import FLAGS, TrainConfig, dump_settings, load_settings
@@ -10,6 +11,7 @@ __all__ = [
     "ALGORITHMS",
     "EMBEDDED",
     "FLAGS",
+    "LARGEST",
     "METHOD_FLAGS",
     "Algorithm",
     "ConfigError",
@@ -22,4 +24,5 @@ __all__ = [
     "methods_of",
     "nearest",
     "notices",
+    "shortened",
 ]

@@ -9,6 +9,9 @@ EMBEDDED: Final = "embedded"
 QUERY_FLAGS: Final = frozenset({"num_queries", "perturbation_scale", "noise", "backend"})
 """Flags of every method that estimates the gradient from forward passes."""
 
+_ESTIMATE: Final = QUERY_FLAGS | {"clipping"}
+"""The same, where the weights of the directions are those of a gradient (FZOO divides them by their spread)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
@@ -16,7 +19,7 @@ class Algorithm:
 
     `flags` are the method flags that change its result, `queries` the forward passes a step when `--num_queries` is
     left out (0: not a zeroth-order method) and `query_rule` the counts that are possible: at least `query_minimum`,
-    and `query_minimum + i * query_multiple`.  `lr` and `lr_embedded` are the learning rates taken when `--lr` is left
+    and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` and `lr_embedded` are the learning rates taken when `--lr` is left
     out, for a model of the user's and for the embedded one; `lr_minibatch*` the same for `--lr_mezosvrg_mb`.
     """
 
@@ -26,11 +29,18 @@ class Algorithm:
     queries: int = 0
     query_minimum: int = 0
     query_multiple: int = 1
+    query_pairs: bool = False
     query_rule: str = ""
     momentum: float = 0.0
     noise: str = "gaussian"
     lr_minibatch: float = 0.0
     lr_minibatch_embedded: float = 0.0
+
+    def takes(self, queries: int) -> bool:
+        """Whether so many forward passes a step are possible."""
+        above = queries - self.query_minimum
+        regular = above >= 0 and above % self.query_multiple == 0
+        return regular or (self.query_pairs and queries >= 2 and queries % 2 == 0)
 
     @property
     def zeroth_order(self) -> bool:
@@ -42,7 +52,7 @@ _PAIRS = "an even number, because a direction takes two forward passes"
 
 ALGORITHMS: Final[dict[str, Algorithm]] = {
     "ZO": Algorithm(
-        flags=QUERY_FLAGS | {"momentum"},
+        flags=_ESTIMATE | {"momentum"},
         lr=1e-6,
         lr_embedded=1e-3,
         queries=2,
@@ -51,7 +61,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule=_PAIRS,
     ),
     "ZOAdam": Algorithm(
-        flags=QUERY_FLAGS | {"eps", "low_bit_adam"},
+        flags=_ESTIMATE | {"eps", "low_bit_adam"},
         lr=1e-5,
         lr_embedded=1e-3,
         queries=2,
@@ -60,18 +70,19 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule=_PAIRS,
     ),
     "ZOSVRG": Algorithm(
-        flags=QUERY_FLAGS | {"lr_mezosvrg_mb", "q", "anneal"},
+        flags=_ESTIMATE | {"lr_mezosvrg_mb", "q", "anneal"},
         lr=1e-4,
         lr_embedded=1e-3,
         queries=3,
         query_minimum=3,
         query_multiple=3,
-        query_rule="a multiple of 3, because a direction takes three forward passes a step on average at --q 2",
+        query_pairs=True,
+        query_rule="a multiple of 3 (the average per step at --q 2) or an even number (per estimate)",
         lr_minibatch=1e-6,
         lr_minibatch_embedded=1e-3,
     ),
     "LOZO": Algorithm(
-        flags=QUERY_FLAGS | {"rank", "step_interval", "momentum"},
+        flags=_ESTIMATE | {"rank", "step_interval", "momentum"},
         lr=1e-6,
         lr_embedded=3e-4,
         queries=2,
@@ -80,7 +91,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule=_PAIRS,
     ),
     "HiZOO": Algorithm(
-        flags=QUERY_FLAGS | {"hessian_smooth_type"},
+        flags=_ESTIMATE | {"hessian_smooth_type"},
         lr=1e-6,
         lr_embedded=1e-3,
         queries=3,
@@ -89,7 +100,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule="an odd number from 3, because it is one forward pass at the weights and two a direction",
     ),
     "LOREN": Algorithm(
-        flags=QUERY_FLAGS | {"lr_cov", "damping", "momentum"},
+        flags=_ESTIMATE | {"lr_cov", "damping", "momentum"},
         lr=1e-6,
         lr_embedded=1e-4,
         queries=6,
@@ -107,12 +118,12 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         noise="rademacher",
     ),
     "FOSGD": Algorithm(
-        flags=frozenset({"momentum"}),
+        flags=frozenset({"momentum", "clipping"}),
         lr=1e-3,
         lr_embedded=3e-2,
     ),
     "FOAdam": Algorithm(
-        flags=frozenset({"eps"}),
+        flags=frozenset({"eps", "clipping"}),
         lr=1e-5,
         lr_embedded=1e-3,
     ),

@@ -4,10 +4,11 @@ import dataclasses
 import importlib.util
 import math
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
-from zotune.config.errors import ConfigError, nearest
+from zotune.config.errors import ConfigError, nearest, shortened
 from zotune.config.flags import flags_of
 from zotune.embedded.generator import TASKS as GENERATED
 from zotune.hf.resolve import resolve
@@ -32,6 +33,25 @@ _AT_LEAST_ONE = (
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
 _NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
 _SEED_LIMIT = 2**63
+
+LARGEST: Final = 10**9
+"""Most steps of a run, and the bound of every number that counts rows, tokens, steps or epochs."""
+
+_COUNTED = (
+    "samplesize",
+    "samplesize_validation",
+    "max_seq_length",
+    "epochs",
+    "eval_every",
+    "save_every",
+    "patience",
+    "q",
+    "rank",
+    "step_interval",
+)
+_OF_A_STEP = ("batchsize", "batchsize_limit", "num_queries")
+_LARGEST_OF_A_STEP = 10**6
+_LARGEST_GENERATED = 10**6
 
 
 def check(config: "TrainConfig") -> None:
@@ -71,9 +91,13 @@ def _check_ranges(config: "TrainConfig") -> None:
     for name in _NOT_NEGATIVE:
         if (value := getattr(config, name)) is not None and value < 0:
             raise ConfigError(f"--{name} must not be negative, but is {value}.")
+    for names, largest in ((_COUNTED, LARGEST), (_OF_A_STEP, _LARGEST_OF_A_STEP)):
+        for name in names:
+            if (value := getattr(config, name)) is not None and value > largest:
+                raise ConfigError(f"--{name} must be at most {largest:,}, not {shortened(value)}.")
     for name in ("init_seed", "trial"):
         if getattr(config, name) >= _SEED_LIMIT:
-            raise ConfigError(f"--{name} must be below 2**63, but is {getattr(config, name)}.")
+            raise ConfigError(f"--{name} must be below 2**63, but is {shortened(getattr(config, name))}.")
     if config.momentum is not None and config.momentum >= 1:
         raise ConfigError(f"--momentum must be below 1, not {config.momentum}.")
     if config.anneal < 1:
@@ -91,8 +115,7 @@ def _check_queries(config: "TrainConfig") -> None:
     queries = config.num_queries
     if queries is None or not algorithm.zeroth_order:
         return
-    above = queries - algorithm.query_minimum
-    if above < 0 or above % algorithm.query_multiple:
+    if not algorithm.takes(queries):
         raise ConfigError(f"--num_queries with {config.algorithm} must be {algorithm.query_rule}; it is {queries}.")
 
 
@@ -112,6 +135,9 @@ def _check_task(config: "TrainConfig") -> None:
         raise ConfigError(
             f"No text is generated for the task {config.task}; give --data_dir, or one of {_listed(GENERATED)}."
         )
+    for name in ("samplesize", "samplesize_validation"):
+        if config.source == EMBEDDED and getattr(config, name) > _LARGEST_GENERATED:
+            raise ConfigError(f"--{name} must be at most {_LARGEST_GENERATED:,} for generated text; give fewer.")
 
 
 def _check_places(config: "TrainConfig") -> None:
@@ -121,13 +147,20 @@ def _check_places(config: "TrainConfig") -> None:
         resolve(config.model_name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if config.data_dir is not None and not config.data_dir.is_dir():
+    if config.data_dir is not None and not _is_folder("data_dir", config.data_dir):
         raise ConfigError(f"There is no data folder {config.data_dir}; check --data_dir.")
     for folder in (config.results, *config.results.parents):
-        if folder.exists() and not folder.is_dir():
+        if not _is_folder("results", folder) and folder.exists():
             raise ConfigError(f"--results {config.results} cannot be made, because {folder} is a file.")
     if config.device is not None and not re.fullmatch(r"cpu|\d+|cuda(:\d+)?", config.device):
         raise ConfigError(f"--device must be cpu, the number of a GPU or cuda:NUMBER, not {config.device!r}.")
+
+
+def _is_folder(name: str, path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise ConfigError(f"--{name} {shortened(path)} cannot be a folder: {error.strerror}.") from error
 
 
 def _check_installed(config: "TrainConfig") -> None:

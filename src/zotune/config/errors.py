@@ -16,3 +16,9 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"; did you mean {prefix}{by_lower[found[0]]}?" if found else "."
+
+
+def shortened(text: object) -> str:
+    """`text` as a sentence can hold it: the middle of a very long one is left out."""
+    whole = str(text)
+    return whole if len(whole) <= 200 else f"{whole[:100]}...{whole[-50:]}"

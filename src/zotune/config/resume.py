@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from zotune.config.errors import ConfigError
+from zotune.config.errors import ConfigError, shortened
 from zotune.config.train import FLAGS, TrainConfig, load_settings
 
 MAY_CHANGE: Final = frozenset({"resume", "device", "backend", "logging", "save_every"})
@@ -26,10 +26,15 @@ def resumed_config(values: Mapping[str, Any]) -> TrainConfig:
     try:
         saved = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except OSError:
-        raise ConfigError(f"{run} is no run folder, because it has no config.json; check --resume.") from None
-    except json.JSONDecodeError:
+        raise ConfigError(
+            f"{shortened(run)} is no run folder, because it has no config.json that can be read; check --resume."
+        ) from None
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested without end
         raise ConfigError(f"{run / 'config.json'} cannot be read as JSON, so the run cannot go on.") from None
     if not isinstance(saved, dict) or "algorithm" not in saved:
         raise ConfigError(f"{run / 'config.json'} holds no settings, so the run cannot go on.")
-    settings = load_settings({name: value for name, value in saved.items() if name in FLAGS})
+    try:
+        settings = load_settings({name: value for name, value in saved.items() if name in FLAGS})
+    except ConfigError as error:
+        raise ConfigError(f"{run / 'config.json'} is damaged, so the run cannot go on: {error}") from None
     return dataclasses.replace(settings, **values)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zotune.config.algorithms import METHOD_FLAGS, methods_of
-from zotune.config.errors import ConfigError
+from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Kind
 from zotune.config.resume import resumed_config
 from zotune.config.train import FLAGS, TrainConfig
@@ -42,14 +42,17 @@ def _value(name: str, kind: Kind, text: str | bool) -> Any:
     if kind == "path":
         if not text:
             raise ConfigError(f"--{name} must name a folder, but is empty.")
-        return Path(text).expanduser()
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"--{name} {shortened(text)} names the home folder of nobody; check the name.") from None
     if kind == "text":
         return text
     convert, what = (int, "a whole number") if kind == "whole" else (float, "a number")
     try:
         return convert(text)
     except ValueError:
-        raise ConfigError(f"--{name} takes {what}, not {text!r}.") from None
+        raise ConfigError(f"--{name} takes {what}, not {shortened(text)!r}.") from None
 
 
 def _flags(names: list[str]) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 from zotune.config import checks
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
-from zotune.config.errors import ConfigError
-from zotune.config.flags import Flag, FlagOfField, flags_of
+from zotune.config.errors import ConfigError, shortened
+from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
 
 T = TypeVar("T")
 
@@ -54,7 +54,9 @@ class TrainConfig:
         float | None,
         Flag("optimizer", "learning rate; with ZOSVRG that of the full-batch steps", default_text="per method"),
     ] = None
-    weight_decay: Annotated[float, Flag("optimizer", "decoupled weight decay, none on biases and norms")] = 0.0
+    weight_decay: Annotated[
+        float, Flag("optimizer", "weight decay, decoupled but for FOSGD; none on biases and norms")
+    ] = 0.0
     clipping: Annotated[
         bool, Flag("optimizer", "clip the norm of the gradient, or of its zeroth-order estimate, at 1")
     ] = False
@@ -64,8 +66,8 @@ class TrainConfig:
         int | None,
         Flag(
             "queries",
-            "forward passes a step; more of them are an average, then one update; with ZOSVRG the average over a period"
-            " at --q 2, so a multiple of 3",
+            "forward passes a step; more of them are an average, then one update; with ZOSVRG a multiple of 3 is the"
+            " average at --q 2, an even number those of one estimate",
             default_text="2 (ZO, ZOAdam, LOZO), 3 (ZOSVRG, HiZOO), 6 (LOREN), 8 (FZOO)",
         ),
     ] = None
@@ -164,16 +166,32 @@ FLAGS: Final[dict[str, FlagOfField]] = flags_of(TrainConfig)
 def load_settings(values: dict[str, Any]) -> TrainConfig:
     """The `TrainConfig` of a JSON object written by `dump_settings`.
 
-    Raises `ConfigError` for names that are no setting.
+    Raises `ConfigError` for names that are no setting and for values of another type.
     """
     unknown = sorted(set(values) - set(FLAGS))
     if unknown:
         raise ConfigError(f"The saved settings name {unknown[0]}, which this version of zotune does not know.")
-    paths = {name for name, flag in FLAGS.items() if flag.kind == "path"}
-    typed: dict[str, Any] = {
-        name: Path(value) if name in paths and value is not None else value for name, value in values.items()
-    }
-    return TrainConfig(**typed)
+    return TrainConfig(**{name: _loaded(name, value) for name, value in values.items()})
+
+
+_JSON_TYPES: Final[dict[Kind, tuple[type[Any], ...]]] = {
+    "switch": (bool,),
+    "whole": (int,),
+    "number": (int, float),
+    "text": (str,),
+    "path": (str,),
+}
+
+
+def _loaded(name: str, value: Any) -> Any:
+    described = FLAGS[name]
+    if value is None and described.default is None:
+        return None
+    # bool is an int to Python, and no number to a person.
+    wrong = isinstance(value, bool) != (described.kind == "switch")
+    if wrong or not isinstance(value, _JSON_TYPES[described.kind]):
+        raise ConfigError(f"the setting {name} cannot be {shortened(repr(value))}.")
+    return Path(str(value)) if described.kind == "path" else value
 
 
 def dump_settings(config: TrainConfig) -> dict[str, Any]:

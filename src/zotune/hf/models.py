@@ -55,6 +55,11 @@ def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bo
     with explained(name, "a tokenizer"), _quiet():
         config = AutoConfig.from_pretrained(place, **options)
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise ValueError(
+            f"tokenizer_config.json of {name} has the model_max_length {tokenizer.model_max_length!r}; "
+            "make it a whole number."
+        )
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:

@@ -37,8 +37,12 @@ def resolve(name: str) -> str:
         from zotune.embedded import MODEL_DIR
 
         return str(MODEL_DIR)
-    path = Path(name).expanduser()
-    if path.is_file():
+    try:
+        path = Path(name).expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long for the file system, or the home folder of nobody
+        raise ValueError(f"--model_name {name[:100]} cannot be a folder or a name on the hub; check it.") from error
+    if is_file:
         raise ValueError(f"{name} is a file; give --model_name the folder that holds the model.")
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -67,7 +71,8 @@ def explained(name: str, wanted: str) -> Iterator[None]:
     """Turn what is raised while loading `wanted` ("a model") from `name` into a `ValueError` of one sentence."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError, _TransportError) as error:
+    except Exception as error:
+        # Damaged files make the libraries raise whatever their code runs into: AttributeError, TypeError and more.
         raise ValueError(_sentence(name, wanted, error)) from error
 
 
@@ -93,7 +98,10 @@ def _sentence(name: str, wanted: str, error: BaseException) -> str:
     missing = next((cause for cause in chain if isinstance(cause, ImportError)), None)
     if missing is not None:
         return f"Loading {wanted} from {name} needs a package that is not installed: {_first_sentence(missing)}."
-    return f"Cannot load {wanted} from {name}: {_first_sentence(error)}."
+    reason = _first_sentence(error)
+    if not isinstance(error, (OSError, ValueError, RuntimeError)):
+        reason = f"one of its files is damaged ({type(error).__name__}: {reason})"
+    return f"Cannot load {wanted} from {name}: {reason}."
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,5 +1,6 @@
-"""The run folder: a name that is never used twice, the settings, and the checkpoints in it."""
+"""The run folder: a name that is never used twice, the settings and the rows in it."""
 
+import csv
 import datetime
 import importlib.metadata
 import json
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import zotune
-from zotune.config import TrainConfig, dump_settings
+from zotune.config import ConfigError, TrainConfig, dump_settings, shortened
+from zotune.reports.rows import read_rows
 
 CONFIG: Final = "config.json"
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "datasets", "numpy", "numba")
@@ -17,8 +19,19 @@ _PACKAGES: Final = ("torch", "transformers", "accelerate", "datasets", "numpy", 
 def make_run_folder(config: TrainConfig) -> Path:
     """Make `results/<model>/<task>/<algorithm>-<UTC time>-s<init_seed>-t<trial>` and return it.
 
-    A name that is taken gets -2, -3 and so on: no run writes over another one.
+    A name that is taken gets -2, -3 and so on: no run writes over another one.  Raises `ConfigError` when the folder
+    cannot be made.
     """
+    try:
+        return _make_run_folder(config)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"No run folder can be made in --results {shortened(config.results)} ({reason}); give another folder."
+        ) from error
+
+
+def _make_run_folder(config: TrainConfig) -> Path:
     time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     model = Path(config.model_name).expanduser().resolve().name if config.model_name else "model"
     name = f"{config.algorithm}-{time}-s{config.init_seed}-t{config.trial}"
@@ -50,12 +63,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of the run, or None; one that was being written when the run died is left out."""
-    steps = {
-        int(checkpoint.name.removeprefix("checkpoint-")): checkpoint
-        for checkpoint in folder.glob("checkpoint-*")
-        # The library writes the trainer's state after everything else.
-        if checkpoint.name.removeprefix("checkpoint-").isdigit() and (checkpoint / "trainer_state.json").is_file()
-    }
-    return steps[max(steps)] if steps else None
+def has_steps(folder: Path) -> bool:
+    """Whether metrics.csv has the row of a training step."""
+    try:
+        return bool(read_rows(folder)[0])
+    except (OSError, ValueError, csv.Error):
+        return False

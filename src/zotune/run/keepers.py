@@ -1,5 +1,6 @@
 """What `--save_ckpt` keeps beside the checkpoints: the best and the last model."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from transformers import (
 class BestModel(TrainerCallback):
     """Writes the model to `folder` at every evaluation with a better accuracy than all evaluations before it.
 
-    The evaluation before the first step does not count: it is of the model that came in.
+    A model whose loss is NaN or infinite is not kept, whatever its accuracy.  The evaluation before the first step does
+    not count: it is of the model that came in.
     """
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -31,8 +33,10 @@ class BestModel(TrainerCallback):
         **context: Any,
     ) -> None:
         """Called by the library, which keeps the best accuracy so far in its state, also over a resume."""
-        better = state.best_metric is None or context["metrics"]["eval_accuracy"] > state.best_metric
-        if state.global_step > 0 and better and state.is_world_process_zero:
+        metrics = context["metrics"]
+        better = state.best_metric is None or metrics["eval_accuracy"] > state.best_metric
+        finite = math.isfinite(metrics.get("eval_loss", 0.0))
+        if state.global_step > 0 and better and finite and state.is_world_process_zero:
             save_model(context["model"], self._tokenizer, self._folder)
 
 

@@ -1,5 +1,6 @@
 """A run as the command line sees it: exit codes and sentences for everything that can end it."""
 
+import os
 import shlex
 import sys
 import traceback
@@ -9,7 +10,8 @@ from rich.console import Console
 
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError, TrainConfig
-from zotune.run.stops import Terminated, terminable
+from zotune.run.folder import has_steps
+from zotune.run.stops import Terminated, terminable, undisturbed
 from zotune.run.training import TrainingRun
 
 
@@ -24,10 +26,19 @@ def launch(config: TrainConfig, console: Console) -> int:
             code = _guarded(run)
     finally:
         run.close()
-    if run.folder is not None and run.first:
-        sys.stdout.write(f"{run.folder}\n")
-        sys.stdout.flush()
+    if run.folder is not None and run.first and code != 2:
+        _write_path(run.folder)
     return code
+
+
+def _write_path(path: Path) -> None:
+    """One line on standard output, byte for byte the path: the name of a folder need not be text."""
+    sys.stdout.flush()
+    if (raw := getattr(sys.stdout, "buffer", None)) is not None:
+        raw.write(os.fsencode(path) + b"\n")
+    else:  # a program has put a stream of text there
+        sys.stdout.write(f"{path}\n")
+    sys.stdout.flush()
 
 
 def _guarded(run: TrainingRun) -> int:
@@ -37,34 +48,52 @@ def _guarded(run: TrainingRun) -> int:
         run.say(str(error))
         return 2
     except NonFiniteLossError as error:
-        run.finish("non-finite loss")
-        lower = "--lr or --perturbation_scale" if run.config.zeroth_order else "--lr"
-        run.say(f"The loss is {error.loss} at step {error.step + 1}; lower {lower}. The rows so far are kept.")
+        with undisturbed():
+            run.finish("non-finite loss")
+            lower = "--lr or --perturbation_scale" if run.config.zeroth_order else "--lr"
+            kept = " The rows so far are kept." if _trained(run) else ""
+            run.say(f"The loss is {error.loss} at step {error.step + 1}; lower {lower}.{kept}")
         return 3
     except (KeyboardInterrupt, Terminated) as stop:
-        run.finish("stopped")
-        run.say(f"Stopped. {how_to_go_on(run)}")
+        with undisturbed():
+            run.finish("stopped")
+            run.say(f"Stopped. {how_to_go_on(run)}")
         return 143 if isinstance(stop, Terminated) else 130
     except Exception as error:
         # Whatever else goes wrong is a defect or the machine's: the person gets a sentence, the log the details.
-        log = run.log_path()
-        with log.open("a", encoding="utf-8") as lines:
-            traceback.print_exc(file=lines)
-        run.finish("crashed")
-        run.say(f"The run broke off with {type(error).__name__}; the details are in {log}. {how_to_go_on(run)}")
+        with undisturbed():
+            details = _log(run, error)
+            run.finish("crashed")
+            run.say(f"The run broke off with {type(error).__name__}; {details}. {how_to_go_on(run)}")
         return 1
     return 0
 
 
+def _log(run: TrainingRun, error: Exception) -> str:
+    """Write the traceback to the run folder and say where it is, or what the error was where nothing can be written."""
+    try:
+        log = run.log_path()
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as lines:
+            traceback.print_exception(error, file=lines)
+    except (OSError, ConfigError) as refused:
+        reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+        return f"it says {reason!r}, and error.log cannot be written ({refused})"
+    return f"the details are in {log}"
+
+
 def how_to_go_on(run: TrainingRun) -> str:
     """What to do after a run that did not reach its end."""
-    if run.folder is None:
-        return "Nothing was trained yet; start it again."
-    if run.checkpoint() is not None:
+    if run.folder is not None and run.checkpoint() is not None:
         return f"The rows so far are kept. Go on with: zotune train --resume {shlex.quote(str(run.folder))}"
+    if not _trained(run):
+        return "Nothing was trained yet; start it again."
     if run.config.save_ckpt:
         return "The rows so far are kept, but there was no checkpoint yet; a smaller --save_every makes them sooner."
     return "The rows so far are kept. There is no checkpoint to go on from; --save_ckpt makes them."
+
+
+def _trained(run: TrainingRun) -> bool:
+    return run.folder is not None and has_steps(run.folder)
 
 
 def run_training(config: TrainConfig, console: Console) -> Path:

@@ -83,14 +83,14 @@ def agree_on_path(machine: Machine, make: Callable[[], Path]) -> Path:
     if machine.processes == 1:
         assert path is not None
         return path
-    text = str(path).encode("utf-8") if path is not None else b""
+    text = os.fsencode(path) if path is not None else b""
     length = torch.tensor([len(text)], device=machine.device)
     dist.broadcast(length, src=0)
     content = torch.zeros(int(length), dtype=torch.uint8, device=machine.device)
     if machine.first:
         content.copy_(torch.tensor(list(text), dtype=torch.uint8))
     dist.broadcast(content, src=0)
-    return Path(bytes(content.tolist()).decode("utf-8"))
+    return Path(os.fsdecode(bytes(content.tolist())))
 
 
 def micro_batch(batch: int, limit: int) -> int:

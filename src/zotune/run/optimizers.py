@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import torch
 
-from zotune.config import TrainConfig
+from zotune.config import ALGORITHMS, TrainConfig
 from zotune.methods import METHODS
 
 ParamGroups = list[dict[str, Any]]
@@ -49,9 +49,27 @@ def optimizer_plan(
         "noise": config.noise,
         "seed": seed,
         "backend": config.backend,
-        "clip": CLIP_NORM if config.clipping else None,
+        "clip": CLIP_NORM if config.clipping and "clipping" in ALGORITHMS[config.algorithm].flags else None,
     }
     return METHODS[config.algorithm].optimizer, {**common, **arguments}
+
+
+def queries_text(config: TrainConfig) -> str:
+    """How many forward passes a step takes, in words."""
+    if config.algorithm != "ZOSVRG":
+        return f"{config.num_queries} queries a step"
+    each = _svrg_queries(config)
+    return f"{each} queries on the full sample every {config.q} steps and {2 * each} on a batch otherwise"
+
+
+def _svrg_queries(config: TrainConfig) -> int:
+    """Forward passes of one estimate.
+
+    Two passes of a full-batch step and four of a minibatch step are three a step on average; an even number is the
+    passes of one estimate, which a full-batch step takes once and another twice.
+    """
+    assert config.num_queries is not None
+    return config.num_queries * 2 // 3 if config.num_queries % 3 == 0 else config.num_queries
 
 
 def _method_arguments(config: TrainConfig, steps_per_epoch: int) -> dict[str, Any]:
@@ -61,14 +79,12 @@ def _method_arguments(config: TrainConfig, steps_per_epoch: int) -> dict[str, An
         case "ZOAdam":
             return {"adam_eps": config.eps, "bits": config.low_bit_adam or 32}
         case "ZOSVRG":
-            assert config.num_queries is not None
             return {
                 "lr_minibatch": config.lr_mezosvrg_mb,
                 "period": config.q,
                 "anneal": config.anneal,
                 "anneal_window": steps_per_epoch,
-                # Two passes of a full-batch step and four of a minibatch step are three a step on average.
-                "queries": config.num_queries * 2 // 3,
+                "queries": _svrg_queries(config),
             }
         case "LOZO":
             return {"rank": config.rank, "period": config.step_interval, "momentum": config.momentum}

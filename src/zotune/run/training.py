@@ -1,7 +1,5 @@
 """One training run: the settings put together into data, model, trainer and files."""
 
-import dataclasses
-import functools
 import logging
 import math
 from collections.abc import Iterator
@@ -9,29 +7,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import datasets
 import torch
 import transformers
 from rich.console import Console
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import DataCollatorWithPadding, TrainerCallback
 
-from zotune.config import ConfigError, TrainConfig
-from zotune.hf.models import load_classifier, load_tokenizer, prompt_style
+from zotune.config import LARGEST, ConfigError, TrainConfig
 from zotune.hf.progress import ProgressReporter
 from zotune.hf.recorder import RunRecorder
 from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
-from zotune.run.folder import make_run_folder, newest_checkpoint, write_config, write_json
+from zotune.run.checkpoints import FirstStep, checkpoint_to_go_on_from, newest_checkpoint, readable
+from zotune.run.folder import make_run_folder, write_config, write_json
 from zotune.run.keepers import BestModel, save_model
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
-from zotune.run.optimizers import optimizer_factory
+from zotune.run.optimizers import optimizer_factory, queries_text
+from zotune.run.parts import Parts, load_parts
 from zotune.run.seeds import Purpose, derive_seed
+from zotune.run.speech import quiet_libraries
+from zotune.run.stops import undisturbed
 from zotune.run.warm import warm_up
 from zotune.tasks import compute_metrics, get_task
-from zotune.tasks.sources import load_rows
-from zotune.tasks.tokens import tokenise
 
 logger = logging.getLogger("zotune")
 
@@ -65,14 +63,18 @@ class TrainingRun:
         machine = choose_machine(self.config, self.say)
         self.first = machine.first
         connect(machine)
-        with self._quiet_libraries():
+        with quiet_libraries(self.say):
             parts = self._load(machine)
+            self._check_steps(parts)
             checkpoint = self._open_folder(machine)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
             if self.config.zeroth_order and machine.device.type == "cpu":
                 warm_up(self._optimizer_factory(len(parts.train)), self._dtype(), self.say)
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            first_step = FirstStep()
+            trainer.add_callback(first_step)
+            with readable(checkpoint, first_step):
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             self._keep_last(parts)
             self.finish("finished")
         assert self.folder is not None
@@ -82,10 +84,22 @@ class TrainingRun:
         """Write summary.json and curves.png from the rows there are; `status` says how the run ended."""
         if self.folder is None or not self.first or not (self.folder / "metrics.csv").is_file():
             return
-        summary = build_summary(self.folder)
-        write_json(self.folder / "summary.json", {"status": status, **summary})
-        draw_curves(self.folder)
-        self._say_outcome(summary)
+        with undisturbed():
+            with self._optional("summary.json"):
+                summary = build_summary(self.folder)
+                write_json(self.folder / "summary.json", {"status": status, **summary})
+                self._say_outcome(summary)
+            with self._optional("curves.png"):
+                draw_curves(self.folder)
+
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[None]:
+        """A file about the run: what hinders its writing is worth a line, but changes nothing about the run."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+            self.say(f"Warning: {name} could not be written ({type(error).__name__}: {reason}).")
 
     def _say_outcome(self, summary: dict[str, Any]) -> None:
         """One line with the accuracy before and after; nothing when the run ended before it was evaluated twice."""
@@ -110,33 +124,17 @@ class TrainingRun:
     def log_path(self) -> Path:
         """Where the traceback of a crash goes; makes a run folder when there is none yet."""
         if self.folder is None:
-            self.folder = make_run_folder(self.config)
+            self.folder = self.config.resume or make_run_folder(self.config)
         return self.folder / ERROR_LOG
 
-    def _load(self, machine: Machine) -> "_Parts":
-        config = self.config
-        task = get_task(config.task)
-        with _sentences():
-            rows = functools.partial(load_rows, task, source=config.source, seed=self._seed("rows"))
-            train = rows("train", limit=config.samplesize)
-            validation = rows("validation", limit=config.samplesize_validation)
-            tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
-            model = load_classifier(
-                config.model_name,
-                task,
-                tokenizer=tokenizer,
-                dtype=self._dtype(),
-                device=machine.device,
-                seed=self._seed("head"),
-                full_parameter=config.full_parameter,
-                prompted=config.soft_prompt,
-                trust_remote_code=config.trust_remote_code,
-            )
-            prompt = prompt_style(model)
-            tokens = [
-                tokenise(split, task, tokenizer, config.max_seq_length, prompt=prompt) for split in (train, validation)
-            ]
-        return _Parts(tokenizer=tokenizer, model=model, train=tokens[0], validation=tokens[1])
+    def _load(self, machine: Machine) -> Parts:
+        return load_parts(
+            self.config,
+            dtype=self._dtype(),
+            device=machine.device,
+            row_seed=self._seed("rows"),
+            head_seed=self._seed("head"),
+        )
 
     def _dtype(self) -> torch.dtype:
         # First-order training in half precision keeps float32 weights and computes under autocast.
@@ -150,15 +148,13 @@ class TrainingRun:
         """Take or make the run folder and write the settings; the checkpoint to go on from, for a resumed run."""
         config = self.config
         if config.resume is not None:
-            checkpoint = newest_checkpoint(config.resume)
-            if checkpoint is None:
-                raise ConfigError(f"{config.resume} has no checkpoint to go on from; runs with --save_ckpt have them.")
+            checkpoint = checkpoint_to_go_on_from(config.resume)
             self.folder = config.resume
             return checkpoint
         self.folder = agree_on_path(machine, lambda: make_run_folder(config))
         return None
 
-    def _trainer(self, machine: Machine, parts: "_Parts", *, resumed: bool) -> ZOTrainer:
+    def _trainer(self, machine: Machine, parts: Parts, *, resumed: bool) -> ZOTrainer:
         config = self.config
         assert self.folder is not None
         rows = len(parts.train)
@@ -199,7 +195,7 @@ class TrainingRun:
         steps = steps_per_epoch(self.config, rows)
         return optimizer_factory(self.config, steps_per_epoch=steps, seed=self._seed("directions"))
 
-    def _callbacks(self, parts: "_Parts") -> list[TrainerCallback]:
+    def _callbacks(self, parts: Parts) -> list[TrainerCallback]:
         assert self.folder is not None
         callbacks: list[TrainerCallback] = [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
@@ -211,7 +207,7 @@ class TrainingRun:
             callbacks.append(BestModel(self.folder / "best", parts.tokenizer))
         return callbacks
 
-    def _keep_last(self, parts: "_Parts") -> None:
+    def _keep_last(self, parts: Parts) -> None:
         if self.config.save_ckpt and self.first:
             assert self.folder is not None
             save_model(parts.model, parts.tokenizer, self.folder / "last")
@@ -219,9 +215,16 @@ class TrainingRun:
     def _method_name(self) -> str:
         return "LOZO-M" if self.config.algorithm == "LOZO" and self.config.momentum else self.config.algorithm
 
-    def _say_plan(self, parts: "_Parts", rate_given: bool) -> None:
+    def _steps(self, parts: Parts) -> int:
+        return math.ceil(self.config.epochs * steps_per_epoch(self.config, len(parts.train)))
+
+    def _check_steps(self, parts: Parts) -> None:
+        if (steps := self._steps(parts)) > LARGEST:
+            raise ConfigError(f"--epochs {self.config.epochs:g} are {steps} steps, more than {LARGEST}; give fewer.")
+
+    def _say_plan(self, parts: Parts, rate_given: bool) -> None:
         config = self.config
-        steps = math.ceil(config.epochs * steps_per_epoch(config, len(parts.train)))
+        steps = self._steps(parts)
         trainable, parameters = parts.parameters
         what = f"{self._method_name()} on {config.task} with {config.model_name}"
         said = [
@@ -232,64 +235,8 @@ class TrainingRun:
         if config.algorithm == "ZOSVRG":
             said.insert(2, f"lr_mezosvrg_mb {config.lr_mezosvrg_mb:g}")
         if config.zeroth_order:
-            said.insert(1, f"{config.num_queries} queries a step")
+            said.insert(1, queries_text(config))
         self.say(", ".join(said))
 
     def _seed(self, purpose: Purpose) -> int:
         return derive_seed(self.config.init_seed, self.config.trial, purpose)
-
-    @contextmanager
-    def _quiet_libraries(self) -> Iterator[None]:
-        """Warnings of zotune go to the console, those of transformers, which are for its programmers, nowhere."""
-        library = logging.getLogger("transformers")
-        level = library.level
-        library.setLevel(logging.ERROR)
-        handler = _ConsoleHandler(self)
-        logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            library.setLevel(level)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """What is loaded before anything is trained."""
-
-    tokenizer: PreTrainedTokenizerBase
-    model: PreTrainedModel
-    train: datasets.Dataset
-    validation: datasets.Dataset
-
-    @property
-    def parameters(self) -> tuple[int, int]:
-        """Numbers of trained parameters and of all parameters."""
-        every = list(self.model.parameters())
-        return sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
-
-
-class _ConsoleHandler(logging.Handler):
-    """Brings the package's warnings to the run's console."""
-
-    def __init__(self, run: TrainingRun) -> None:
-        super().__init__(logging.WARNING)
-        self._run = run
-        self._said: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # Training and validation rows often give rise to the same line.
-        if (message := record.getMessage()) not in self._said:
-            self._said.add(message)
-            self._run.say(message)
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """What the loaders say about a wrong file, task or model is about a setting."""
-    try:
-        yield
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(str(error)) from error

@@ -9,7 +9,7 @@ import torch
 from zotune import ZerothOrder
 from zotune.hf.trainer import OptimizerFactory
 
-PATIENCE = 1.0
+PATIENCE = 3.0
 """Seconds after which the person is told what the wait is for."""
 
 
@@ -17,7 +17,7 @@ def warm_up(factory: OptimizerFactory, dtype: torch.dtype, say: Callable[[str], 
     """Two steps of the run's own optimizer on six numbers: whatever it needs is compiled, or read from the cache."""
     matrix, vector = torch.zeros(2, 2, dtype=dtype), torch.zeros(2, dtype=dtype)
     named = [("matrix", torch.nn.Parameter(matrix)), ("vector", torch.nn.Parameter(vector))]
-    notice = threading.Timer(PATIENCE, say, ["Compiling the kernels, once on this machine ..."])
+    notice = threading.Timer(PATIENCE, say, ["Preparing the kernels; they are compiled once on this machine ..."])
     notice.start()
     try:
         optimizer = factory([{"params": named, "weight_decay": 0.0}])

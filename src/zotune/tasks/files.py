@@ -9,10 +9,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pyarrow.parquet as parquet
 
 from zotune.tasks.base import Split, Task
@@ -91,7 +94,9 @@ def read_file(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...] | None]
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_json, ".json": _read_json}
     try:
         rows, names = readers[path.suffix](path)
-    except (OSError, UnicodeDecodeError, csv.Error, ArithmeticError) as error:
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply; give rows of plain values.") from error
+    except (OSError, UnicodeDecodeError, csv.Error, ArithmeticError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {_first_line(error)}.") from error
     if not rows:
         raise ValueError(f"{path} has no rows; give a file with at least one example.")
@@ -110,14 +115,43 @@ def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...] | N
     names = None
     stored = (table.schema.metadata or {}).get(b"huggingface")
     if stored is not None:
-        feature = json.loads(stored).get("info", {}).get("features", {}).get("label", {})
-        names = tuple(feature["names"]) if feature.get("_type") == "ClassLabel" else None
+        names = _class_names(stored, path)
     return table.to_pylist(), names
+
+
+def _class_names(stored: bytes, path: Path) -> tuple[str, ...] | None:
+    """Class names in the metadata that the library `datasets` puts into parquet files."""
+    try:
+        feature = json.loads(stored).get("info", {}).get("features", {}).get("label", {})
+        if feature.get("_type") != "ClassLabel":
+            return None
+        names = feature["names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The metadata of {path} cannot be read, so it is unknown which class a label is; write the file anew."
+        ) from error
+    return tuple(names)
+
+
+_CSV_LIMIT = threading.Lock()
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Without the csv module's limit of 131,072 characters a field, which is one for the whole process."""
+    with _CSV_LIMIT:
+        before = csv.field_size_limit(2**31 - 1)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _read_csv(path: Path) -> tuple[list[dict[str, Any]], None]:
     # utf-8-sig: spreadsheets put a byte-order mark in front, which would become part of the first column's name.
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with _long_fields(), path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
         columns = reader.fieldnames or ()
         twice = sorted({name for name in columns if list(columns).count(name) > 1})

@@ -201,8 +201,10 @@ def _label(value: Any, names: tuple[str, ...], at: str) -> int:
         if len(matches) == 1:
             return matches[0]
     try:
-        number = int(text) if isinstance(value, str) else int(value)
-        whole = not isinstance(value, bool) and (isinstance(value, str) or number == value)
+        # Spreadsheets and data frames write the whole numbers of a column with gaps as 0.0 and 1.0.
+        exact = float(text) if isinstance(value, str) else value
+        number = int(exact)
+        whole = not isinstance(value, bool) and number == exact
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
