@@ -37,7 +37,17 @@ def test_all_is_sorted_and_complete() -> None:
         part = [name for name in names if name.isupper() is kind]
         assert part == sorted(part)
     assert len(set(names)) == len(names)
-    public = {n for n, v in vars(zotune).items() if not n.startswith("_") and not inspect.ismodule(v)}
+    lazy = {name for home in zotune._HOMES.values() for name in home}
+    assert lazy == set(names), "every public name has a home"
+    assert zotune.METHODS["LOREN"].optimizer is zotune.LOREN
+    assert all(
+        getattr(zotune, name).__module__.startswith(home)
+        for home, own in zotune._HOMES.items()
+        for name in own
+        if name != "METHODS"
+    )
+    hidden = {"annotations", "Any", "TYPE_CHECKING"}
+    public = {n for n, v in vars(zotune).items() if not n.startswith("_") and not inspect.ismodule(v)} - hidden
     assert set(names) == public
 
 

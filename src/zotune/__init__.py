@@ -1,9 +1,15 @@
 """zotune: fine-tune language models from forward passes alone, at the memory of inference."""
 
-from zotune.checks import digest
-from zotune.evaluators import DataParallel, InPlace, NonFiniteLossError, Overlay
-from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
-from zotune.optimizer import ZerothOrder
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zotune.checks import digest
+    from zotune.evaluators import DataParallel, InPlace, NonFiniteLossError, Overlay
+    from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
+    from zotune.optimizer import ZerothOrder
 
 __version__ = "0.1.0"
 
@@ -23,3 +29,23 @@ __all__ = [
     "ZerothOrder",
     "digest",
 ]
+
+_HOMES = {
+    "zotune.checks": ("digest",),
+    "zotune.evaluators": ("DataParallel", "InPlace", "NonFiniteLossError", "Overlay"),
+    "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
+    "zotune.optimizer": ("ZerothOrder",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use only: the command line answers --help and wrong flags without waiting for torch.
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(home), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

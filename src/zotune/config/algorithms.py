@@ -19,8 +19,9 @@ class Algorithm:
 
     `flags` are the method flags that change its result, `queries` the forward passes a step when `--num_queries` is
     left out (0: not a zeroth-order method) and `query_rule` the counts that are possible: at least `query_minimum`,
-    and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` and `lr_embedded` are the learning rates taken when `--lr` is left
-    out, for a model of the user's and for the embedded one; `lr_minibatch*` the same for `--lr_mezosvrg_mb`.
+    and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` and `lr_embedded` are
+    the learning rates taken when `--lr` is left out, for a model of the user's and for the embedded one;
+    `lr_minibatch*` the same for `--lr_mezosvrg_mb`.
     """
 
     flags: frozenset[str]

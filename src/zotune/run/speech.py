@@ -16,7 +16,7 @@ def quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
     level = library.level
     library.setLevel(logging.ERROR)
     bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     handler = _ConsoleHandler(say)
     logger.addHandler(handler)
     try:
@@ -25,7 +25,7 @@ def quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
         logger.removeHandler(handler)
         library.setLevel(level)
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class _ConsoleHandler(logging.Handler):
