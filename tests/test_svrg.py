@@ -4,7 +4,11 @@ import pytest
 import torch
 
 import zotune
+from zotune.estimators import TwoPoint
 from zotune.noise import Key, normal
+from zotune.optimizer import ZerothOrder
+from zotune.perturbations import Dense
+from zotune.rules import SGD
 
 
 def test_a_parameter_unfrozen_between_snapshots_moves_as_in_mezo_until_the_next() -> None:
@@ -39,3 +43,16 @@ def test_the_second_rate_of_svrg_follows_a_one_cycle_schedule() -> None:
     full, minibatch = zip(*rates, strict=True)
     assert max(full) == pytest.approx(1e-2)
     assert max(minibatch) == pytest.approx(1e-3)
+
+
+def test_step_hooks_run_once_also_where_the_base_class_is_used_by_itself() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    base = ZerothOrder(
+        [parameter], {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.0}, estimator=TwoPoint(), matrix=Dense(), rule=SGD()
+    )
+    base.step(lambda: parameter.square().sum())  # torch wraps the step of every class that is used
+    optimizer = zotune.MeZOSVRG([parameter], lr=0.1)
+    calls: list[str] = []
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    optimizer.step(lambda: parameter.square().sum())
+    assert calls == ["after"]

@@ -231,6 +231,10 @@ class ZerothOrder(torch.optim.Optimizer):
             RuntimeError: if there is nothing to update from.
             NonFiniteLossError: see :meth:`estimate`.
         """
+        return self._step(closure)
+
+    def _step(self, closure: Closure | None) -> float | None:
+        # apart from step(), which torch wraps with its hooks once per class: a subclass would run them twice
         if closure is not None:
             self.estimate(closure)
         if not self._sums:

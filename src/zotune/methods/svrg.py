@@ -149,7 +149,7 @@ class MeZOSVRG(ZerothOrder):
                     "MeZOSVRG.step() was given no full_closure: its closure is taken for the full training sample"
                 )
             closure = full_closure or closure
-        return super().step(closure)
+        return self._step(closure)
 
     def _point(self, slot: Slot, point: int) -> Tensor:
         anchor: Tensor = slot.state["anchor"] if point == 1 and self._anchored(slot) else slot.param.data
