@@ -33,7 +33,7 @@ class Estimator:
     Attributes:
         queries: forward passes per step.
         directions: K, the number of directions.
-        plan: the probes, in the order in which their losses are given to :meth:`weigh`.
+        plan: the probes, in the order in which their losses are given to `weigh`.
     """
 
     queries: int
@@ -55,7 +55,7 @@ class TwoPoint(Estimator):
         self.plan = tuple(Probe(k, sign) for k in range(self.directions) for sign in (1, -1))
 
     def weigh(self, losses: Sequence[float], eps: float) -> list[float]:
-        """See :class:`Estimator`."""
+        """See `Estimator`."""
         pairs = zip(losses[0::2], losses[1::2], strict=True)
         return [(plus - minus) / (2.0 * eps * self.directions) for plus, minus in pairs]
 
@@ -73,7 +73,7 @@ class ThreePoint(Estimator):
         self.plan = (Probe(0, 0), *self._pairs.plan)
 
     def weigh(self, losses: Sequence[float], eps: float) -> list[float]:
-        """See :class:`Estimator`."""
+        """See `Estimator`."""
         return self._pairs.weigh(losses[1:], eps)
 
     def curvatures(self, losses: Sequence[float], eps: float) -> list[float]:
@@ -92,7 +92,7 @@ class LeaveOneOut(Estimator):
         self.plan = tuple(Probe(k, 1) for k in range(queries))
 
     def weigh(self, losses: Sequence[float], eps: float) -> list[float]:
-        """See :class:`Estimator`."""
+        """See `Estimator`."""
         # Centring on one of the losses first keeps the differences exact when all are large.
         shifted = [f - losses[0] for f in losses]
         mean = math.fsum(shifted) / len(shifted)
@@ -110,7 +110,7 @@ class OneSidedNormalised(Estimator):
         self.plan = (Probe(0, 0), *(Probe(k, 1) for k in range(self.directions)))
 
     def weigh(self, losses: Sequence[float], eps: float) -> list[float]:
-        """See :class:`Estimator`.  Equal losses carry no direction: all weights are zero."""
+        """See `Estimator`.  Equal losses carry no direction: all weights are zero."""
         differences = [f - losses[0] for f in losses[1:]]
         mean = math.fsum(differences) / len(differences)
         sigma = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (len(differences) - 1))

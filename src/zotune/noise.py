@@ -6,14 +6,12 @@ order it is called.  The bits come from Philox4x32-10 (Salmon et al. 2011, "Para
 
 The 64-bit Philox key is the seed of the run.  The 128-bit counter is the address of the number:
 
-====  =============================================  =======================================================
-word  bits                                           meaning
-====  =============================================  =======================================================
-0     32                                             block, low word
-1     8 (low) block, high bits; 24 (high) parameter  block = running number of a 128-bit output of one tensor
-2     32                                             step
-3     8 (low) tag; 24 (high) query                   tag = what the numbers are for, see :data:`TAGS`
-====  =============================================  =======================================================
+| word | bits                                          | meaning                                                  |
+|------|-----------------------------------------------|----------------------------------------------------------|
+| 0    | 32                                            | block, low word                                          |
+| 1    | 8 (low) block, high bits; 24 (high) parameter | block = running number of a 128-bit output of one tensor |
+| 2    | 32                                            | step                                                     |
+| 3    | 8 (low) tag; 24 (high) query                  | tag = what the numbers are for, see `TAGS`               |
 
 Every field has its own bits, so two different keys never share a block, and a new kind of draw (a new tag) cannot
 shift another.
@@ -52,7 +50,7 @@ class Key:
         step: iteration, below 2**32.
         query: number of the direction inside the step, below 2**24.
         parameter: number of the parameter, below 2**24.
-        tag: one of :data:`TAGS`.
+        tag: one of `TAGS`.
 
     Raises:
         ValueError: if a field is negative or does not fit its bits.

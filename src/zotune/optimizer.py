@@ -45,7 +45,7 @@ class ZerothOrder(torch.optim.Optimizer):
         vector: perturbation of the others.
         rule: update rule.
         seed: of all random numbers, 0 <= seed < 2**64.
-        backend: kernel backend, see :mod:`zotune.kernels`.
+        backend: kernel backend, see `zotune.kernels`.
         evaluator: how losses are obtained; the overlay when left out.
         clip: if given, the K weights w_k are scaled down so that sqrt(K) times their Euclidean norm, an estimate of
             the gradient's norm, is at most this.
@@ -90,7 +90,7 @@ class ZerothOrder(torch.optim.Optimizer):
     # -------------------------------------------------------------------------------- parameters
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """See :meth:`torch.optim.Optimizer.add_param_group`; also checks every value.
+        """See `torch.optim.Optimizer.add_param_group`; also checks every value.
 
         Raises:
             ValueError: if a key or a value is wrong, or a parameter cannot be perturbed.
@@ -229,7 +229,7 @@ class ZerothOrder(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: if there is nothing to update from.
-            NonFiniteLossError: see :meth:`estimate`.
+            NonFiniteLossError: see `estimate`.
         """
         return self._step(closure)
 
@@ -250,7 +250,7 @@ class ZerothOrder(torch.optim.Optimizer):
         """Update from the losses of the plan alone, without running the model.
 
         Args:
-            losses: mean losses of the step, in the order of :meth:`plan`.
+            losses: mean losses of the step, in the order of `plan`.
 
         Raises:
             ValueError: if their number is wrong or one is not finite.

@@ -2,11 +2,11 @@
 
 A direction is D(x_k): x_k are the random coordinates of query k, a pure function of its key, and D is linear.
 Methods therefore never hold a direction; they ask for ``w * decay + sum_k c_k D(x_k)``, written to a buffer in one
-pass (:meth:`Perturbation.combine`).
+pass (`Perturbation.combine`).
 
 Matrices are seen as (m, n) with n the input side.  Parameters with more than two dimensions count as (shape[0],
 rest), and a group with ``input_dim=0`` holds matrices that are stored the other way round (GPT-2's Conv1D).  Vectors
-always use :class:`Dense`.
+always use `Dense`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Slot:
         return tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
 
     def stored(self, logical: Tensor) -> Tensor:
-        """Inverse of :meth:`logical`, as a view."""
+        """Inverse of `logical`, as a view."""
         if logical.shape == self.param.shape and self.group["input_dim"] != 0:
             return logical
         if self.param.dim() >= 2 and self.perturbation.matrix and self.group["input_dim"] == 0:
@@ -80,7 +80,7 @@ class Slot:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of :meth:`logical`."""
+        """Shape of `logical`."""
         return self.logical(self.param.data).shape
 
 
@@ -114,7 +114,7 @@ class Perturbation:
         decay: float = 1.0,
         rounding: Key | None = None,
     ) -> None:
-        """out = round(w * decay + sum_k c_k D(x_k)); out and w are shaped as :meth:`Slot.logical`."""
+        """out = round(w * decay + sum_k c_k D(x_k)); out and w are shaped as `Slot.logical`."""
         kernels.combine(out, w, decay=decay, terms=terms, noise=self.noise, rounding=rounding, backend=slot.backend)
 
     def coordinates_shape(self, slot: Slot) -> torch.Size:

@@ -39,7 +39,7 @@ class SGD(Rule):
     """Plain descent: W <- (1 - lr wd) W - lr g, in one pass over the weights."""
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
-        """See :meth:`Rule.step`."""
+        """See `Rule.step`."""
         decay = 1.0 - lr * slot.group["weight_decay"]
         scaled = [(c, key) for c, key in gained(slot, terms, -lr) if c != 0.0]
         if scaled or decay != 1.0:
@@ -74,7 +74,7 @@ class Momentum(Rule):
         self.beta = beta
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
-        """See :meth:`Rule.step`."""
+        """See `Rule.step`."""
         momentum = slot.state.get("momentum")
         if momentum is None:
             momentum = slot.state["momentum"] = torch.zeros(slot.shape, dtype=slot.dtype, device=slot.param.device)
@@ -98,7 +98,7 @@ class Adam(Rule):
         self.betas, self.adam_eps, self.codec = betas, adam_eps, codec
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
-        """See :meth:`Rule.step`."""
+        """See `Rule.step`."""
         state, (b1, b2) = slot.state, self.betas
         t = state["adam_steps"] = state.get("adam_steps", 0) + 1
         m, v = self._load(slot, "m"), self._load(slot, "v")

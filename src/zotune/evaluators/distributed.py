@@ -50,7 +50,7 @@ class DataParallel(Evaluator):
             return [error.loss] * len(plan)
 
     def fresh(self) -> DataParallel:
-        """See :meth:`Evaluator.fresh`."""
+        """See `Evaluator.fresh`."""
         return DataParallel(self.group, self.inner.fresh())
 
     def merge(self, sums: Sequence[float], weight: float, step: int) -> list[float]:

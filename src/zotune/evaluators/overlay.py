@@ -16,7 +16,7 @@ layer); one query of each step whose number is a power of two or a multiple of 5
 known owner did not run (experts that are routed to now and then).  Outside reads that begin in a later step are thus
 found within 50 steps: the step is then evaluated again, and a warning names the parameter and the steps in doubt.
 What torch cannot see cannot be found: weights read through a numpy array that shares their memory, by raw address, or
-outside modules from another thread than the closure's.  :class:`~zotune.evaluators.InPlace` is right for all of these.
+outside modules from another thread than the closure's.  `zotune.evaluators.InPlace` is right for all of these.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Overlay(Evaluator):
     def evaluate(
         self, slots: Sequence[Slot], plan: Sequence[Probe], write: Writer, closure: Closure, step: int
     ) -> list[float]:
-        """See :meth:`Evaluator.evaluate`."""
+        """See `Evaluator.evaluate`."""
         first = step == 0 or any(id(slot.param) not in self._seen for slot in slots)
         exposed = {id(slot.param) for slot in slots if self.mode(slot) is Mode.OWNER} - self._leaked
         losses, blind = self._losses(slots, plan, write, closure, step, first)

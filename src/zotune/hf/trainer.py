@@ -32,14 +32,14 @@ class ZOTrainer(Trainer):
     DistributedDataParallel.
 
     Several processes (``torchrun``): zeroth-order ranks take their share of each batch through
-    :class:`zotune.DataParallel`; examples that only fill up the last batch of an epoch have weight 0. A first-order
+    `zotune.DataParallel`; examples that only fill up the last batch of an epoch have weight 0. A first-order
     run counts those examples, as the library does. One process drives one device.
 
     Args:
         model: model of transformers, already in the dtype in which it is to run.
         args: the library's arguments. ``max_grad_norm`` concerns first-order optimizers only; ``bf16`` and ``fp16``
             (autocast) are refused for zeroth-order ones. ``logging_nan_inf_filter`` is switched off.
-        optimizer_factory: called once with a list of parameter groups, see :func:`zotune.hf.groups.parameter_groups`.
+        optimizer_factory: called once with a list of parameter groups, see `zotune.hf.groups.parameter_groups`.
         data_seed: key of the order of the training examples, 0 or larger.
         train_dataset: training examples.
         eval_dataset: evaluation examples.
@@ -52,7 +52,7 @@ class ZOTrainer(Trainer):
             closed when training ends in whatever way.
 
     Attributes:
-        ledger: counts of the run, see :class:`Ledger`.
+        ledger: counts of the run, see `Ledger`.
 
     Raises:
         ValueError: negative ``data_seed``, ``ignore_data_skip``, or accelerate is set to split or dispatch batches.

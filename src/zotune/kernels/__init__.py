@@ -30,7 +30,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_backend(name: str | None) -> None:
-    """Raise ValueError unless ``name`` is None or one of :data:`BACKENDS`."""
+    """Raise ValueError unless ``name`` is None or one of `BACKENDS`."""
     if name is not None and name not in BACKENDS:
         close = difflib.get_close_matches(str(name), BACKENDS, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(BACKENDS)}"
@@ -79,7 +79,7 @@ def combine(
         precision: positive tensor of out's shape in the compute dtype (float64 for float64 weights, float32 otherwise).
         dense: (c, x) with x of out's shape in the compute dtype.
         rounding: key of the bits for stochastic rounding to bfloat16 or float16; None rounds to nearest.
-        backend: one of :data:`BACKENDS`, or None.
+        backend: one of `BACKENDS`, or None.
     """
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
     w = None if w is None else (target if w is out and target is out else w.contiguous())
@@ -108,7 +108,7 @@ def combine_rows(
 
     With ``low_rank = (U, V^T)`` of shapes (m, r) and (r, n):  G = U V^T.
     Otherwise G = sum_k c_k z(key_k), and with ``rank_one = (b, a)``, a of shape (n,):  G <- G - b (G a) a^T.
-    The factors are in the compute dtype.  The other arguments are as in :func:`combine`.
+    The factors are in the compute dtype.  The other arguments are as in `combine`.
     """
     assert out.dim() == 2
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)

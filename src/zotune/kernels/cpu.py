@@ -254,7 +254,7 @@ def combine(
     dense: tuple[float, Tensor] | None,
     rounding: Key | None,
 ) -> None:
-    """See :func:`zotune.kernels.combine`."""
+    """See `zotune.kernels.combine`."""
     if out.numel() == 0:
         return
     dtype = _dtype(out)
@@ -293,7 +293,7 @@ def combine_rows(
     low_rank: tuple[Tensor, Tensor] | None,
     rounding: Key | None,
 ) -> None:
-    """See :func:`zotune.kernels.combine_rows`."""
+    """See `zotune.kernels.combine_rows`."""
     if out.numel() == 0:
         return
     dtype = _dtype(out)
@@ -323,7 +323,7 @@ def combine_rows(
 
 
 def row_gram(terms: Sequence[tuple[float, Key]], a: Tensor, rows: int, *, noise: Noise) -> tuple[Tensor, float]:
-    """See :func:`zotune.kernels.row_gram`."""
+    """See `zotune.kernels.row_gram`."""
     array = _array(a.contiguous())
     dtype, one = array.dtype, np.ones(1, array.dtype)
     q, p = np.zeros_like(array), 0.0
@@ -340,7 +340,7 @@ def row_gram(terms: Sequence[tuple[float, Key]], a: Tensor, rows: int, *, noise:
 
 
 def scale_by_squares(h: Tensor, *, decay: float, terms: Sequence[tuple[float, Key]], noise: Noise) -> None:
-    """See :func:`zotune.kernels.scale_by_squares`."""
+    """See `zotune.kernels.scale_by_squares`."""
     if h.numel() == 0:
         return
     array = _array(h.view(-1))

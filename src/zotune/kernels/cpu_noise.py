@@ -1,4 +1,4 @@
-"""Noise on the CPU: Philox, Box-Muller and signs in the layout of :mod:`zotune.noise`, compiled by numba."""
+"""Noise on the CPU: Philox, Box-Muller and signs in the layout of `zotune.noise`, compiled by numba."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def combine(
     dense: tuple[float, Tensor] | None,
     rounding: Key | None,
 ) -> None:
-    """out = round(w * decay + (sum_k c_k z_k) / sqrt(precision) + c x); see :func:`zotune.kernels.combine`."""
+    """out = round(w * decay + (sum_k c_k z_k) / sqrt(precision) + c x); see `zotune.kernels.combine`."""
     compute = torch.float64 if out.dtype is torch.float64 else torch.float32
     flat = out.view(-1)
     for start in range(0, flat.numel(), _CHUNK):
@@ -202,7 +202,7 @@ def combine_rows(
     low_rank: tuple[Tensor, Tensor] | None,
     rounding: Key | None,
 ) -> None:
-    """The same for a matrix whose directions have structure along its rows; see :func:`zotune.kernels.combine_rows`."""
+    """The same for a matrix whose directions have structure along its rows; see `zotune.kernels.combine_rows`."""
     compute = torch.float64 if out.dtype is torch.float64 else torch.float32
     m, n = out.shape
     if out.numel() == 0:

@@ -3,13 +3,11 @@
     u_k in {-1, +1}^d,   f_0 = f(W),   f_k = f(W + eps u_k),   k = 1 .. K
     g = 1/(eps K) sum_k (f_k - f_0) u_k,   W <- (1 - eta wd) W - eta g / std(f_1 .. f_K)
 
-=========  ======================  =======================================
-symbol     argument                shape
-=========  ======================  =======================================
-eta        ``lr``
-eps        ``eps``
-1 + K      ``queries``
-=========  ======================  =======================================
+| symbol | argument  | shape |
+|--------|-----------|-------|
+| eta    | `lr`      |       |
+| eps    | `eps`     |       |
+| 1 + K  | `queries` |       |
 
 The standard deviation is the sample's (division by K - 1).  When all losses are equal there is no direction and
 nothing is written.
@@ -28,12 +26,12 @@ from zotune.rules import SGD
 
 
 class FZOO(ZerothOrder):
-    """Normalised one-sided zeroth-order descent, see :mod:`zotune.methods.fzoo`.
+    """Normalised one-sided zeroth-order descent, see `zotune.methods.fzoo`.
 
     Cost: ``queries`` forward passes; no state.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate eta; the estimate is already divided by the losses' spread.
         eps: perturbation scale.
         queries: f(W) and at least two directions, 3 or more.

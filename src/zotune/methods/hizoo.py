@@ -5,15 +5,13 @@
     H <- (1 - alpha) H + alpha 1/K sum_k |f_k+ + f_k- - 2 f_0| / (2 eps^2) H (u_k * u_k)
     W <- (1 - eta wd) W - eta 1/K sum_k (f_k+ - f_k-) / (2 eps) H^{-1/2} u_k      with the new H
 
-=========  ======================  =======================================
-symbol     argument                shape
-=========  ======================  =======================================
-eta        ``lr``
-eps        ``eps``
-1 + 2 K    ``queries``             f_0 is shared by all directions
-alpha      ``smoothing``           a name, see :data:`SMOOTHINGS`
-H                                  as W, float32
-=========  ======================  =======================================
+| symbol  | argument    | shape                           |
+|---------|-------------|---------------------------------|
+| eta     | `lr`        |                                 |
+| eps     | `eps`       |                                 |
+| 1 + 2 K | `queries`   | f_0 is shared by all directions |
+| alpha   | `smoothing` | a name, see `SMOOTHINGS`        |
+| H       |             | as W, float32                   |
 
 H covers all parameters, vectors too.
 
@@ -68,7 +66,7 @@ class InverseRootHessian(Perturbation):
         decay: float = 1.0,
         rounding: Key | None = None,
     ) -> None:
-        """See :meth:`Perturbation.combine`."""
+        """See `Perturbation.combine`."""
         kernels.combine(
             out,
             w,
@@ -93,16 +91,16 @@ class InverseRootHessian(Perturbation):
 
 
 class HiZOO(ZerothOrder):
-    """Zeroth-order descent along Hessian-scaled directions, see :mod:`zotune.methods.hizoo`.
+    """Zeroth-order descent along Hessian-scaled directions, see `zotune.methods.hizoo`.
 
     Cost: ``queries`` forward passes; one float32 tensor per parameter.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate eta.
         eps: perturbation scale.
         queries: forward passes per step, odd: f(W) and two for each direction.
-        smoothing: name of alpha, see :data:`SMOOTHINGS`.
+        smoothing: name of alpha, see `SMOOTHINGS`.
         weight_decay: decoupled.
         noise: "gaussian" or "rademacher".
         seed: of all random numbers.

@@ -10,18 +10,16 @@ precision proportional to rho I + a a^T.  With s = |a|^2 and t = sqrt(rho + s):
     g_a = 1/(K-1) sum_k A_k grad_a log p(D_k),   grad_a log p(D) = m a / (rho + s) - D^T (D a) / rho
     M <- beta M + g_W,   W <- (1 - eta wd) W - eta M,   a <- a - nu g_a          once per step
 
-=========  ======================  =======================================
-symbol     argument                shape
-=========  ======================  =======================================
-eta        ``lr``
-eps        ``eps``
-K          ``queries``
-rho        ``damping``
-nu         ``lr_cov``
-beta       ``momentum``            0 keeps no M
-a                                  (n,), float32; a_0 ~ N(0, I)
-M                                  as W, float32
-=========  ======================  =======================================
+| symbol | argument   | shape                        |
+|--------|------------|------------------------------|
+| eta    | `lr`       |                              |
+| eps    | `eps`      |                              |
+| K      | `queries`  |                              |
+| rho    | `damping`  |                              |
+| nu     | `lr_cov`   |                              |
+| beta   | `momentum` | 0 keeps no M                 |
+| a      |            | (n,), float32; a_0 ~ N(0, I) |
+| M      |            | as W, float32                |
 
 Vectors (biases, norm gains) use isotropic noise.  Computed from the noise alone: D_k a = (sqrt(rho) / t) U_k a, so
 D_k^T D_k a = (sqrt(rho) / t) (U_k^T U_k a - b |U_k a|^2 a), and no direction is ever stored.
@@ -84,7 +82,7 @@ class RankOneCovariance(Perturbation):
         decay: float = 1.0,
         rounding: Key | None = None,
     ) -> None:
-        """See :meth:`Perturbation.combine`."""
+        """See `Perturbation.combine`."""
         kernels.combine_rows(
             out,
             w,
@@ -112,13 +110,13 @@ class RankOneCovariance(Perturbation):
 
 
 class LOREN(ZerothOrder):
-    """Zeroth-order descent with learnt rank-one curvature and leave-one-out losses, see :mod:`zotune.methods.loren`.
+    """Zeroth-order descent with learnt rank-one curvature and leave-one-out losses, see `zotune.methods.loren`.
 
     Cost: ``queries`` forward passes; per matrix n numbers, and one float32 tensor per parameter when ``momentum`` is
     on.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate eta.
         eps: perturbation scale.
         queries: K, 2 or more.

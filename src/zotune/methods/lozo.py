@@ -7,18 +7,16 @@
     LOZO-M:   N <- beta N + (1 - beta) 1/K sum_k c_k U_k,   W <- (1 - eta wd) W - eta N V^T / r
               when V changes, before the update:  N <- N V_old^T V_new / n
 
-=========  ======================  =======================================
-symbol     argument                shape
-=========  ======================  =======================================
-eta        ``lr``
-eps        ``eps``
-r          ``rank``
-nu         ``period``
-beta       ``momentum``            0 is LOZO, above 0 is LOZO-M
-V                                  (n, r), recomputed from its key
-N                                  (m, r)
-2 K        ``queries``
-=========  ======================  =======================================
+| symbol | argument   | shape                           |
+|--------|------------|---------------------------------|
+| eta    | `lr`       |                                 |
+| eps    | `eps`      |                                 |
+| r      | `rank`     |                                 |
+| nu     | `period`   |                                 |
+| beta   | `momentum` | 0 is LOZO, above 0 is LOZO-M    |
+| V      |            | (n, r), recomputed from its key |
+| N      |            | (m, r)                          |
+| 2 K    | `queries`  |                                 |
 
 Vectors (biases, norm gains) use dense noise, without the factor 1/r.
 
@@ -84,7 +82,7 @@ class LowRank(Perturbation):
         decay: float = 1.0,
         rounding: Key | None = None,
     ) -> None:
-        """See :meth:`Perturbation.combine`: the coordinates are added first, then one rank-r product."""
+        """See `Perturbation.combine`: the coordinates are added first, then one rank-r product."""
         u = torch.zeros(self.coordinates_shape(slot), dtype=slot.dtype, device=slot.param.device)
         self.combine_coordinates(slot, u, terms, decay=1.0)
         self._expand(slot, out, w, u, decay, rounding)
@@ -92,7 +90,7 @@ class LowRank(Perturbation):
     def add_coordinates(
         self, slot: Slot, w: Tensor, x: Tensor, *, scale: float, decay: float, rounding: Key | None
     ) -> None:
-        """See :meth:`Perturbation.add_coordinates`."""
+        """See `Perturbation.add_coordinates`."""
         self._expand(slot, w, w, x * scale, decay, rounding)
 
     def _expand(self, slot: Slot, out: Tensor, w: Tensor | None, u: Tensor, decay: float, rounding: Key | None) -> None:
@@ -107,7 +105,7 @@ class CoordinateMomentum(Rule):
         self.beta = beta
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
-        """See :meth:`Rule.step`."""
+        """See `Rule.step`."""
         perturbation = slot.perturbation
         momentum = slot.state.get("momentum")
         if momentum is None:
@@ -123,12 +121,12 @@ class CoordinateMomentum(Rule):
 
 
 class LOZO(ZerothOrder):
-    """Low-rank zeroth-order descent; with ``momentum`` above 0 it is LOZO-M.  See :mod:`zotune.methods.lozo`.
+    """Low-rank zeroth-order descent; with ``momentum`` above 0 it is LOZO-M.  See `zotune.methods.lozo`.
 
     Cost: ``queries`` forward passes; no state, or r numbers per row of each matrix with momentum.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate eta.
         eps: perturbation scale.
         rank: r.

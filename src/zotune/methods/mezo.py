@@ -8,16 +8,14 @@ For each of K directions, all at the same W:
     with momentum:     M <- beta M + g,   W <- (1 - eta wd) W - eta M
     ZO-Adam:           Adam on g, with bias correction and decoupled weight decay
 
-=========  ======================  =======================================
-symbol     argument                shape
-=========  ======================  =======================================
-eta        ``lr``
-eps        ``eps``                 the scale of the perturbation
-2 K        ``queries``             forward passes per step
-beta       ``momentum``
-M                                  as W (only when beta > 0)
-wd         ``weight_decay``
-=========  ======================  =======================================
+| symbol | argument       | shape                         |
+|--------|----------------|-------------------------------|
+| eta    | `lr`           |                               |
+| eps    | `eps`          | the scale of the perturbation |
+| 2 K    | `queries`      | forward passes per step       |
+| beta   | `momentum`     |                               |
+| M      |                | as W (only when beta > 0)     |
+| wd     | `weight_decay` |                               |
 
 Differences from the released code: all K directions are taken at the same weights and make one update; the weights
 are never written by a query; Adam's moments see the whole gradient estimate once per step.
@@ -37,12 +35,12 @@ from zotune.rules import SGD, Adam, Momentum
 
 
 class MeZO(ZerothOrder):
-    """Two-point zeroth-order descent (ZO-SGD), see the equations of :mod:`zotune.methods.mezo`.
+    """Two-point zeroth-order descent (ZO-SGD), see the equations of `zotune.methods.mezo`.
 
     Cost: ``queries`` forward passes; no state, or one float32 tensor per parameter with momentum.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate eta.
         eps: perturbation scale.
         queries: forward passes per step, even.
@@ -97,12 +95,12 @@ class MeZO(ZerothOrder):
 
 
 class ZOAdam(ZerothOrder):
-    """Adam on the zeroth-order gradient estimate, see the equations of :mod:`zotune.methods.mezo`.
+    """Adam on the zeroth-order gradient estimate, see the equations of `zotune.methods.mezo`.
 
     Cost: ``queries`` forward passes; two float32 tensors per parameter, or about 2.03 bytes per weight with ``bits=8``.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate.
         eps: perturbation scale (Adam's own epsilon is ``adam_eps``).
         queries: forward passes per step, even.

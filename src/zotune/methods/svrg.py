@@ -10,16 +10,14 @@ than 2.
     annealing: whenever the mean loss of the last window is more than 1.05 times that of the window before, both rates
         are divided by ``anneal``, not below the floors 1e-5 (eta_1) and 1e-6 (eta_2)
 
-=========  ======================  ==========================================
-symbol     argument                shape
-=========  ======================  ==========================================
-eta_1      ``lr``
-eta_2      ``lr_minibatch``
-eps        ``eps``
-q          ``period``
-X          the anchor              as W: a copy of the tensors
-g_full                             a seed and a few floats, never a tensor
-=========  ======================  ==========================================
+| symbol | argument       | shape                                   |
+|--------|----------------|-----------------------------------------|
+| eta_1  | `lr`           |                                         |
+| eta_2  | `lr_minibatch` |                                         |
+| eps    | `eps`          |                                         |
+| q      | `period`       |                                         |
+| X      | the anchor     | as W: a copy of the tensors             |
+| g_full |                | a seed and a few floats, never a tensor |
 
 A learning-rate schedule on ``lr`` scales both rates.  Differences from the released code: there, the anchor is a copy
 of the list of parameters, so it is the moving model itself, and the two estimates of a step use different directions.
@@ -49,13 +47,13 @@ _log = logging.getLogger(__name__)
 
 
 class MeZOSVRG(ZerothOrder):
-    """Variance-reduced zeroth-order descent, see :mod:`zotune.methods.svrg`.
+    """Variance-reduced zeroth-order descent, see `zotune.methods.svrg`.
 
     Cost: ``queries`` forward passes over the full sample on a snapshot step, twice ``queries`` over the batch on the
     others; a copy of the weights.
 
     Args:
-        params: see :class:`zotune.optimizer.ZerothOrder`.
+        params: see `zotune.optimizer.ZerothOrder`.
         lr: learning rate eta_1 of snapshot steps.
         lr_minibatch: learning rate eta_2 of the other steps; None is ``lr``.
         eps: perturbation scale.
@@ -135,7 +133,7 @@ class MeZOSVRG(ZerothOrder):
         return own if self.needs_full else (*own, *(replace(probe, point=1) for probe in own))
 
     def step(self, closure: Closure | None = None, full_closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """One update, see :meth:`ZerothOrder.step`.
+        """One update, see `ZerothOrder.step`.
 
         Args:
             closure: loss on the present minibatch.
