@@ -63,17 +63,18 @@ class Key:
     tag: str = "z"
 
     def __post_init__(self) -> None:
-        for field in _LIMITS:
-            if not isinstance(getattr(self, field), int):
-                raise ValueError(f"{field}={getattr(self, field)!r}: choose a whole number")
-        fits = self.seed >> 64 == self.step >> 32 == self.query >> 24 == self.parameter >> 24 == 0
-        if fits and self.tag in TAGS:
-            return
+        if type(self.seed) is type(self.step) is type(self.query) is type(self.parameter) is int and (
+            self.seed >> 64 == self.step >> 32 == self.query >> 24 == self.parameter >> 24 == 0 and self.tag in TAGS
+        ):
+            return  # keys are made for every parameter and query: the usual case takes one expression
         for field, bits in _LIMITS.items():
             value = getattr(self, field)
+            if not isinstance(value, int):
+                raise ValueError(f"{field}={value!r}: choose a whole number")
             if not 0 <= value < 1 << bits:
                 raise ValueError(f"{field}={value} does not fit: choose 0 <= {field} < 2**{bits}")
-        raise ValueError(f"unknown tag {self.tag!r}: choose one of {', '.join(TAGS)}")
+        if self.tag not in TAGS:
+            raise ValueError(f"unknown tag {self.tag!r}: choose one of {', '.join(TAGS)}")
 
     def at(self, *, step: int | None = None, query: int | None = None, tag: str | None = None) -> Key:
         """The same key with some fields changed."""

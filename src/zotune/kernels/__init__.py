@@ -52,10 +52,6 @@ def _numba() -> ModuleType:
     return cpu
 
 
-def _compute_dtype(out: Tensor) -> torch.dtype:
-    return torch.float64 if out.dtype is torch.float64 else torch.float32
-
-
 def combine(
     out: Tensor,
     w: Tensor | None,
