@@ -16,7 +16,7 @@ from zotune.checks import check_number, extent
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
 from zotune.noise import NOISES, Key
-from zotune.perturbations import Dense, Perturbation, Slot
+from zotune.perturbations import Dense, Part, Perturbation, Slot
 from zotune.rules import Rule
 
 ParamsT: TypeAlias = Iterable[Any]
@@ -298,11 +298,12 @@ class ZerothOrder(torch.optim.Optimizer):
         own = [loss for loss, probe in zip(losses, self.plan(), strict=True) if probe.point == 0]
         return math.fsum(own) / len(own)
 
-    def _write_probe(self, slot: Slot, probe: Probe, out: Tensor) -> None:
-        """out = point + sign * eps * D(x_query)."""
+    def _write_probe(self, slot: Slot, probe: Probe, out: Tensor, part: Part | None = None) -> None:
+        """out = point + sign * eps * D(x_query), of the whole parameter or some rows of it."""
         scale = probe.sign * slot.group["eps"]
         terms = [(scale, slot.key.at(step=self.t, query=probe.query))] if probe.sign else []
-        slot.perturbation.combine(slot, out, slot.logical(self._point(slot, probe.point)), terms)
+        point = slot.logical(self._point(slot, probe.point))
+        slot.perturbation.combine(slot, out, point if part is None else part.take(point), terms, part=part)
 
     def _point(self, slot: Slot, point: int) -> Tensor:
         """Stored weights of a point; methods with more points than one add theirs."""

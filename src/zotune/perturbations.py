@@ -84,6 +84,32 @@ class Slot:
         return self.logical(self.param.data).shape
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Some rows of a parameter's logical matrix: a block of them, or those listed.
+
+    Attributes:
+        first: first row of the block.
+        last: the row after its last.
+        rows: (k,) int64 numbers of rows; takes the place of the block.
+    """
+
+    first: int = 0
+    last: int = 0
+    rows: Tensor | None = None
+
+    def take(self, matrix: Tensor) -> Tensor:
+        """These rows of a matrix: a view of a block, a copy of listed rows."""
+        return matrix[self.first : self.last] if self.rows is None else matrix.index_select(0, self.rows)
+
+
+def address(slot: Slot, part: Part | None) -> dict[str, Any]:
+    """Which noise belongs to a part, as the kernels' arguments ``start`` and ``rows``."""
+    if part is None:
+        return {}
+    return {"start": part.first * slot.shape[1]} if part.rows is None else {"rows": part.rows}
+
+
 class Perturbation:
     """Base class: D(x) = x, dense noise.
 
@@ -113,9 +139,19 @@ class Perturbation:
         *,
         decay: float = 1.0,
         rounding: Key | None = None,
+        part: Part | None = None,
     ) -> None:
-        """out = round(w * decay + sum_k c_k D(x_k)); out and w are shaped as `Slot.logical`."""
-        kernels.combine(out, w, decay=decay, terms=terms, noise=self.noise, rounding=rounding, backend=slot.backend)
+        """out = round(w * decay + sum_k c_k D(x_k)); out and w are shaped as `Slot.logical`, or as its ``part``."""
+        kernels.combine(
+            out,
+            w,
+            decay=decay,
+            terms=terms,
+            noise=self.noise,
+            rounding=rounding,
+            backend=slot.backend,
+            **address(slot, part),
+        )
 
     def coordinates_shape(self, slot: Slot) -> torch.Size:
         """Shape of the coordinates x."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zotune.estimators import Probe
-from zotune.perturbations import Slot
+from zotune.perturbations import Part, Slot
 
 Closure: TypeAlias = Callable[[], "float | Tensor"]
 
@@ -38,8 +38,9 @@ class NonFiniteLossError(ArithmeticError):
 class Writer(Protocol):
     """Writes the weights of a probe."""
 
-    def __call__(self, slot: Slot, probe: Probe, out: Tensor) -> None:
-        """Write ``point + sign * eps * D(x_query)`` of one parameter to ``out``, shaped as ``slot.logical``."""
+    def __call__(self, slot: Slot, probe: Probe, out: Tensor, part: Part | None = None) -> None:
+        """Write ``point + sign * eps * D(x_query)`` of one parameter to ``out``, shaped as ``slot.logical`` or as the
+        ``part`` of it."""
 
 
 class Evaluator:

@@ -62,6 +62,8 @@ def combine(
     precision: Tensor | None = None,
     dense: tuple[float, Tensor] | None = None,
     rounding: Key | None = None,
+    start: int = 0,
+    rows: Tensor | None = None,
     backend: str | None = None,
 ) -> None:
     """``out = round(w * decay + (sum_k c_k z(key_k)) / sqrt(precision) + c x)``, elementwise.
@@ -75,6 +77,10 @@ def combine(
         precision: positive tensor of out's shape in the compute dtype (float64 for float64 weights, float32 otherwise).
         dense: (c, x) with x of out's shape in the compute dtype.
         rounding: key of the bits for stochastic rounding to bfloat16 or float16; None rounds to nearest.
+        start: number of out's first element in the tensor whose noise is meant, row-major: out is a part of it (a
+            shard, a block of rows).
+        rows: (k,) int64, numbers of out's rows in the matrix whose noise is meant, for ``out`` of shape (k, n); the
+            other way to name a part.
         backend: one of `BACKENDS`, or None.
     """
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
@@ -82,7 +88,16 @@ def combine(
     precision = None if precision is None else precision.contiguous()
     dense = None if dense is None else (dense[0], dense[1].contiguous())
     _backend(backend, out).combine(
-        target, w, decay=decay, terms=terms, noise=noise, precision=precision, dense=dense, rounding=rounding
+        target,
+        w,
+        decay=decay,
+        terms=terms,
+        noise=noise,
+        precision=precision,
+        dense=dense,
+        rounding=rounding,
+        start=start,
+        rows=rows,
     )
     if target is not out:
         out.copy_(target)
@@ -98,13 +113,15 @@ def combine_rows(
     rank_one: tuple[float, Tensor] | None = None,
     low_rank: tuple[Tensor, Tensor] | None = None,
     rounding: Key | None = None,
+    start: int = 0,
+    rows: Tensor | None = None,
     backend: str | None = None,
 ) -> None:
     """``out = round(w * decay + G)`` for a matrix (m, n), where G has structure along its rows.
 
     With ``low_rank = (U, V^T)`` of shapes (m, r) and (r, n):  G = U V^T.
     Otherwise G = sum_k c_k z(key_k), and with ``rank_one = (b, a)``, a of shape (n,):  G <- G - b (G a) a^T.
-    The factors are in the compute dtype.  The other arguments are as in `combine`.
+    The factors are in the compute dtype; U is that of the rows of ``out``.  The other arguments are as in `combine`.
     """
     assert out.dim() == 2
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
@@ -112,7 +129,16 @@ def combine_rows(
     if low_rank is not None:
         low_rank = (low_rank[0].contiguous(), low_rank[1].contiguous())
     _backend(backend, out).combine_rows(
-        target, w, decay=decay, terms=terms, noise=noise, rank_one=rank_one, low_rank=low_rank, rounding=rounding
+        target,
+        w,
+        decay=decay,
+        terms=terms,
+        noise=noise,
+        rank_one=rank_one,
+        low_rank=low_rank,
+        rounding=rounding,
+        start=start,
+        rows=rows,
     )
     if target is not out:
         out.copy_(target)

@@ -50,12 +50,14 @@ def _finish(buf, out, w, has_w, decay, bf16, stochastic, key, start):
 
 
 @njit(**KERNEL)
-def _combine_tile(t, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stochastic, round_key):
-    start = t * TILE
-    stop = min(start + TILE, out.size)
-    buf = np.zeros(TILE, c.dtype)
+def _combine_tile(t, origin, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stochastic, round_key):
+    """Tile ``t`` of those that ``out`` touches; ``out`` is the whole tensor from element ``origin`` on."""
+    tile = origin // TILE + t
+    start, stop = max(tile * TILE, origin) - origin, min(tile * TILE + TILE, origin + out.size) - origin
+    work = np.zeros(TILE, c.dtype)
+    buf = work
     if c.size:
-        accumulate(buf, start, stop, keys, c, signs)
+        buf = work[accumulate(work, origin + start, origin + stop, keys, c, signs) :]
     if h.size:
         part = h[start:stop]
         for i in range(part.size):
@@ -64,13 +66,39 @@ def _combine_tile(t, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stoch
         part = x[start:stop]
         for i in range(part.size):
             buf[i] += part[i] * cx
-    _finish(buf, out[start:stop], w[start:stop], has_w, decay, bf16, stochastic, round_key, start)
+    _finish(buf, out[start:stop], w[start:stop], has_w, decay, bf16, stochastic, round_key, origin + start)
 
 
 @njit(**KERNEL)
-def _combine(first, last, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stochastic, key):
+def _combine(first, last, origin, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stochastic, key):
     for t in range(first, last):
-        _combine_tile(t, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stochastic, key)
+        _combine_tile(t, origin, out, w, has_w, decay, keys, c, signs, h, x, cx, bf16, stochastic, key)
+
+
+@njit(**KERNEL)
+def _gather(first, last, rows, out, w, has_w, decay, keys, c, signs, h, a, b, u, vt, bf16, stochastic, key):
+    """Rows first..last-1 of ``out``, which are rows ``rows[first..last-1]`` of the whole matrix."""
+    n = out.shape[1]
+    work = np.empty(n + 2 * TILE, c.dtype)
+    scratch = np.empty(_power_of_two(n), c.dtype)
+    for i in range(first, last):
+        start = rows[i] * n
+        buf = work
+        buf[:n] = 0
+        if u.size:
+            for k in range(vt.shape[0]):
+                for j in range(n):
+                    buf[j] += u[i, k] * vt[k, j]
+        elif c.size:
+            buf = work[accumulate(work, start, start + n, keys, c, signs) :]
+        if h.size:
+            for j in range(n):
+                buf[j] = buf[j] / np.sqrt(h[i, j])
+        if a.size:
+            dot = _dot(buf[:n], a, scratch) * b
+            for j in range(n):
+                buf[j] -= dot * a[j]
+        _finish(buf[:n], out[i], w[i], has_w, decay, bf16, stochastic, key, start)
 
 
 @njit(**KERNEL)
@@ -101,7 +129,7 @@ def _power_of_two(n):
 
 
 @njit(**KERNEL)
-def _rows_block(t, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stochastic, key):
+def _rows_block(t, origin, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stochastic, key):
     m, n = out.shape
     first, last = t * ROW_BLOCK, min((t + 1) * ROW_BLOCK, m)
     start, stop = first * n, last * n
@@ -115,7 +143,7 @@ def _rows_block(t, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stoc
                 for j in range(n):
                     row[j] += factor * direction[j]
     else:
-        offset = accumulate(buf, start, stop, keys, c, signs)
+        offset = accumulate(buf, origin + start, origin + stop, keys, c, signs)
     if a.size:
         scratch = np.empty(_power_of_two(n), c.dtype)
         for i in range(last - first):
@@ -124,13 +152,13 @@ def _rows_block(t, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stoc
             for j in range(n):
                 row[j] -= dot * a[j]
     flat, source = out.reshape(-1), w.reshape(-1)
-    _finish(buf[offset:], flat[start:stop], source[start:stop], has_w, decay, bf16, stochastic, key, start)
+    _finish(buf[offset:], flat[start:stop], source[start:stop], has_w, decay, bf16, stochastic, key, origin + start)
 
 
 @njit(**KERNEL)
-def _rows(first, last, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stochastic, key):
+def _rows(first, last, origin, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stochastic, key):
     for t in range(first, last):
-        _rows_block(t, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stochastic, key)
+        _rows_block(t, origin, out, w, has_w, decay, keys, c, signs, a, b, u, vt, bf16, stochastic, key)
 
 
 @njit(**KERNEL)
@@ -253,6 +281,8 @@ def combine(
     precision: Tensor | None,
     dense: tuple[float, Tensor] | None,
     rounding: Key | None,
+    start: int,
+    rows: Tensor | None,
 ) -> None:
     """See `zotune.kernels.combine`."""
     if out.numel() == 0:
@@ -260,12 +290,16 @@ def combine(
     dtype = _dtype(out)
     keys, c = _terms(terms, dtype)
     nothing = np.empty(0, dtype)
+    if rows is not None:
+        _gather_rows(out, w, rows, decay, keys, c, noise, precision, None, None, rounding)
+        return
     target = _array(out.view(-1))
     half = target.dtype == np.uint16
     _run(
         _combine,
-        -(-out.numel() // TILE),
+        -(-(start + out.numel()) // TILE) - start // TILE,
         out.numel(),
+        start,
         target,
         target if w is None else _array(w.view(-1)),
         w is not None,
@@ -292,6 +326,8 @@ def combine_rows(
     rank_one: tuple[float, Tensor] | None,
     low_rank: tuple[Tensor, Tensor] | None,
     rounding: Key | None,
+    start: int,
+    rows: Tensor | None,
 ) -> None:
     """See `zotune.kernels.combine_rows`."""
     if out.numel() == 0:
@@ -299,12 +335,16 @@ def combine_rows(
     dtype = _dtype(out)
     keys, c = _terms(terms, dtype)
     none, empty = np.empty(0, dtype), np.empty((0, 0), dtype)
+    if rows is not None:
+        _gather_rows(out, w, rows, decay, keys, c, noise, None, rank_one, low_rank, rounding)
+        return
     target = _array(out)
     half = target.dtype == np.uint16
     _run(
         _rows,
         -(-out.shape[0] // ROW_BLOCK),
         out.numel(),
+        start,
         target,
         target if w is None else _array(w),
         w is not None,
@@ -318,6 +358,44 @@ def combine_rows(
         empty if low_rank is None else _array(low_rank[1]),
         out.dtype is torch.bfloat16,
         half and rounding is not None,
+        _round_key(rounding),
+    )
+
+
+def _gather_rows(
+    out: Tensor,
+    w: Tensor | None,
+    rows: Tensor,
+    decay: float,
+    keys: np.ndarray[Any, Any],
+    c: np.ndarray[Any, Any],
+    noise: Noise,
+    precision: Tensor | None,
+    rank_one: tuple[float, Tensor] | None,
+    low_rank: tuple[Tensor, Tensor] | None,
+    rounding: Key | None,
+) -> None:
+    dtype, target = c.dtype, _array(out)
+    none, empty = np.empty(0, dtype), np.empty((0, 0), dtype)
+    _run(
+        _gather,
+        out.shape[0],
+        out.numel(),
+        rows.numpy(),
+        target,
+        target if w is None else _array(w),
+        w is not None,
+        dtype.type(decay),
+        keys,
+        c,
+        noise == "rademacher",
+        empty if precision is None else _array(precision),
+        none if rank_one is None else _array(rank_one[1].contiguous()),
+        dtype.type(0 if rank_one is None else rank_one[0]),
+        empty if low_rank is None else _array(low_rank[0]),
+        empty if low_rank is None else _array(low_rank[1]),
+        out.dtype is torch.bfloat16,
+        target.dtype == np.uint16 and rounding is not None,
         _round_key(rounding),
     )
 

@@ -8,6 +8,7 @@ which torch has on every device.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -63,6 +64,38 @@ def rademacher(key: Key, start: int, stop: int, device: torch.device) -> Tensor:
     return z[offset : offset + stop - start]
 
 
+Place: TypeAlias = "tuple[int, int] | Tensor"
+"""Which elements of the whole tensor are meant: start and stop of a range, or their numbers as int64, shape (n,)."""
+
+
+def words_at(key: Key, place: Place, device: torch.device) -> Tensor:
+    """Raw 32-bit words of the elements of ``place`` in the Gaussian layout, int64."""
+    if isinstance(place, tuple):
+        return words(key, *place, device)
+    return torch.stack(philox(place // 1024 * 256 + place % 256, key)).gather(0, (place % 1024 // 256)[None])[0]
+
+
+def draw(noise: Noise, key: Key, place: Place, device: torch.device) -> Tensor:
+    """The noise of the elements of ``place``, float32."""
+    if isinstance(place, tuple):
+        return (gaussian if noise == "gaussian" else rademacher)(key, *place, device)
+    if noise == "gaussian":
+        x0, x1, x2, x3 = philox(place // 1024 * 256 + place % 256, key)
+        word = place % 1024 // 256
+        cos, sin = _box_muller(torch.where(word < 2, x0, x2), torch.where(word < 2, x1, x3))
+        return torch.where(word % 2 == 0, cos, sin)
+    x = torch.stack(philox(place // 4096 * 32 + place % 32, key)).gather(0, (place % 4096 // 1024)[None])[0]
+    return (1 - 2 * (x >> 31 - place % 1024 // 32 & 1)).to(torch.float32)
+
+
+def _place(start: int, rows: Tensor | None, columns: int, first: int, last: int) -> Place:
+    """Numbers, in the whole tensor, of the elements first..last-1 of a part of it."""
+    if rows is None:
+        return start + first, start + last
+    element = torch.arange(first, last, device=rows.device)
+    return rows[element // columns] * columns + element % columns
+
+
 def _sqrt(x: Tensor) -> Tensor:
     """IEEE square root.  On CPUs torch's own is off by an ulp now and then: float32 goes through float64, float64
     through numpy."""
@@ -110,27 +143,29 @@ def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return r * cos, r * sin
 
 
-_DRAW = {"gaussian": gaussian, "rademacher": rademacher}
-
-
 def _accumulate(
-    terms: Sequence[tuple[float, Key]], noise: Noise, start: int, stop: int, dtype: torch.dtype, device: torch.device
+    terms: Sequence[tuple[float, Key]],
+    noise: Noise,
+    place: Place,
+    size: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
-    """sum_k c_k z(key_k) over elements start..stop-1, added in the order of the terms."""
-    acc = torch.zeros(stop - start, dtype=dtype, device=device)
+    """sum_k c_k z(key_k) over the ``size`` elements of ``place``, added in the order of the terms."""
+    acc = torch.zeros(size, dtype=dtype, device=device)
     for c, key in terms:
-        acc = acc + _DRAW[noise](key, start, stop, device).to(dtype) * torch.tensor(c, dtype=dtype, device=device)
+        acc = acc + draw(noise, key, place, device).to(dtype) * torch.tensor(c, dtype=dtype, device=device)
     return acc
 
 
-def _store(out: Tensor, values: Tensor, rounding: Key | None, start: int) -> None:
+def _store(out: Tensor, values: Tensor, rounding: Key | None, place: Place) -> None:
     """Write ``values`` to the flat slice ``out``; half precision is rounded stochastically when a key is given."""
     if rounding is None or out.dtype not in (torch.bfloat16, torch.float16):
         out.copy_(values)
         return
     bits = values.view(torch.int32).to(torch.int64) & _MASK
     sign, magnitude = bits >> 31, bits & 0x7FFFFFFF
-    r = words(rounding, start, start + out.numel(), out.device)
+    r = words_at(rounding, place, out.device)
     if out.dtype is torch.bfloat16:
         half = magnitude + (r >> 16) >> 16
         bad = magnitude >= 0x7F800000
@@ -156,20 +191,23 @@ def combine(
     precision: Tensor | None,
     dense: tuple[float, Tensor] | None,
     rounding: Key | None,
+    start: int,
+    rows: Tensor | None,
 ) -> None:
     """out = round(w * decay + (sum_k c_k z_k) / sqrt(precision) + c x); see `zotune.kernels.combine`."""
     compute = torch.float64 if out.dtype is torch.float64 else torch.float32
     flat = out.view(-1)
-    for start in range(0, flat.numel(), _CHUNK):
-        stop = min(start + _CHUNK, flat.numel())
-        acc = _accumulate(terms, noise, start, stop, compute, out.device)
+    for first in range(0, flat.numel(), _CHUNK):
+        last = min(first + _CHUNK, flat.numel())
+        place = _place(start, rows, out.shape[-1] if out.dim() else 1, first, last)
+        acc = _accumulate(terms, noise, place, last - first, compute, out.device)
         if precision is not None:
-            acc = acc / _sqrt(precision.view(-1)[start:stop])
+            acc = acc / _sqrt(precision.view(-1)[first:last])
         if dense is not None:
-            acc = acc + dense[1].view(-1)[start:stop] * torch.tensor(dense[0], dtype=compute, device=out.device)
+            acc = acc + dense[1].view(-1)[first:last] * torch.tensor(dense[0], dtype=compute, device=out.device)
         if w is not None:
-            acc = w.view(-1)[start:stop].to(compute) * torch.tensor(decay, dtype=compute, device=out.device) + acc
-        _store(flat[start:stop], acc, rounding, start)
+            acc = w.view(-1)[first:last].to(compute) * torch.tensor(decay, dtype=compute, device=out.device) + acc
+        _store(flat[first:last], acc, rounding, place)
 
 
 def tree_sum(x: Tensor, dim: int) -> Tensor:
@@ -201,6 +239,8 @@ def combine_rows(
     rank_one: tuple[float, Tensor] | None,
     low_rank: tuple[Tensor, Tensor] | None,
     rounding: Key | None,
+    start: int,
+    rows: Tensor | None,
 ) -> None:
     """The same for a matrix whose directions have structure along its rows; see `zotune.kernels.combine_rows`."""
     compute = torch.float64 if out.dtype is torch.float64 else torch.float32
@@ -208,20 +248,21 @@ def combine_rows(
     if out.numel() == 0:
         return
     for first, last in _row_blocks(m, n):
+        place = _place(start, rows, n, first * n, last * n)
         if low_rank is not None:
             u, vt = low_rank
             acc = torch.zeros((last - first, n), dtype=compute, device=out.device)
             for k in range(vt.shape[0]):
                 acc = acc + u[first:last, k : k + 1] * vt[k]
         else:
-            acc = _accumulate(terms, noise, first * n, last * n, compute, out.device).view(-1, n)
+            acc = _accumulate(terms, noise, place, (last - first) * n, compute, out.device).view(-1, n)
         if rank_one is not None:
             b, a = rank_one
             dot = tree_sum(acc * a, 1) * torch.tensor(b, dtype=compute, device=out.device)
             acc = acc - dot[:, None] * a
         if w is not None:
             acc = w[first:last].to(compute) * torch.tensor(decay, dtype=compute, device=out.device) + acc
-        _store(out[first:last].view(-1), acc.reshape(-1), rounding, first * n)
+        _store(out[first:last].view(-1), acc.reshape(-1), rounding, place)
 
 
 def row_gram(terms: Sequence[tuple[float, Key]], a: Tensor, rows: int, *, noise: Noise) -> tuple[Tensor, float]:
@@ -233,7 +274,7 @@ def row_gram(terms: Sequence[tuple[float, Key]], a: Tensor, rows: int, *, noise:
     for c, key in terms:
         sums, squares = [], []
         for first, last in _row_blocks(rows, n):
-            u = _DRAW[noise](key, first * n, last * n, device).to(dtype).view(-1, n)
+            u = draw(noise, key, (first * n, last * n), device).to(dtype).view(-1, n)
             dot = tree_sum(u * a, 1)
             squares.append(dot * dot)
             for block in range(0, last - first, ROW_BLOCK):
@@ -253,6 +294,6 @@ def scale_by_squares(h: Tensor, *, decay: float, terms: Sequence[tuple[float, Ke
         stop = min(start + _CHUNK, flat.numel())
         acc = torch.zeros(stop - start, dtype=h.dtype, device=h.device)
         for c, key in terms:
-            z = _DRAW[noise](key, start, stop, h.device).to(h.dtype)
+            z = draw(noise, key, (start, stop), h.device).to(h.dtype)
             acc = acc + z * z * torch.tensor(c, dtype=h.dtype, device=h.device)
         flat[start:stop] *= acc + torch.tensor(decay, dtype=h.dtype, device=h.device)

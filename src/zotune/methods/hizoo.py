@@ -33,7 +33,7 @@ from zotune.estimators import ThreePoint
 from zotune.evaluators import Evaluator
 from zotune.noise import Key, Noise
 from zotune.optimizer import ParamsT, ZerothOrder
-from zotune.perturbations import Perturbation, Slot, Terms
+from zotune.perturbations import Part, Perturbation, Slot, Terms, address
 from zotune.rules import SGD
 
 SMOOTHINGS: dict[str, Callable[[int], float]] = {
@@ -65,17 +65,20 @@ class InverseRootHessian(Perturbation):
         *,
         decay: float = 1.0,
         rounding: Key | None = None,
+        part: Part | None = None,
     ) -> None:
         """See `Perturbation.combine`."""
+        hessian: Tensor = slot.state["hessian"]
         kernels.combine(
             out,
             w,
             decay=decay,
             terms=terms,
             noise=self.noise,
-            precision=slot.state["hessian"],
+            precision=hessian if part is None else part.take(hessian),
             rounding=rounding,
             backend=slot.backend,
+            **address(slot, part),
         )
 
     def after_losses(self, slot: Slot, step: int, weights: Sequence[float], losses: Sequence[float]) -> None:  # noqa: ARG002

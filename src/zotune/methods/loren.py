@@ -45,7 +45,7 @@ from zotune.estimators import LeaveOneOut
 from zotune.evaluators import Evaluator
 from zotune.noise import Key, Noise, normal
 from zotune.optimizer import ParamsT, ZerothOrder
-from zotune.perturbations import Dense, Perturbation, Slot, Terms
+from zotune.perturbations import Dense, Part, Perturbation, Slot, Terms, address
 from zotune.rules import SGD, Momentum
 
 
@@ -81,6 +81,7 @@ class RankOneCovariance(Perturbation):
         *,
         decay: float = 1.0,
         rounding: Key | None = None,
+        part: Part | None = None,
     ) -> None:
         """See `Perturbation.combine`."""
         kernels.combine_rows(
@@ -92,6 +93,7 @@ class RankOneCovariance(Perturbation):
             rank_one=(slot.memo["factors"][2], slot.state["a"]),
             rounding=rounding,
             backend=slot.backend,
+            **address(slot, part),
         )
 
     def after_update(self, slot: Slot, step: int, weights: Sequence[float]) -> None:

@@ -38,7 +38,7 @@ from zotune.estimators import TwoPoint
 from zotune.evaluators import Evaluator
 from zotune.noise import Key, Noise, normal, rademacher
 from zotune.optimizer import ParamsT, ZerothOrder
-from zotune.perturbations import Perturbation, Slot, Terms
+from zotune.perturbations import Part, Perturbation, Slot, Terms, address
 from zotune.rules import SGD, Rule
 
 
@@ -81,11 +81,12 @@ class LowRank(Perturbation):
         *,
         decay: float = 1.0,
         rounding: Key | None = None,
+        part: Part | None = None,
     ) -> None:
         """See `Perturbation.combine`: the coordinates are added first, then one rank-r product."""
         u = torch.zeros(self.coordinates_shape(slot), dtype=slot.dtype, device=slot.param.device)
         self.combine_coordinates(slot, u, terms, decay=1.0)
-        self._expand(slot, out, w, u, decay, rounding)
+        self._expand(slot, out, w, u if part is None else part.take(u), decay, rounding, part)
 
     def add_coordinates(
         self, slot: Slot, w: Tensor, x: Tensor, *, scale: float, decay: float, rounding: Key | None
@@ -93,9 +94,25 @@ class LowRank(Perturbation):
         """See `Perturbation.add_coordinates`."""
         self._expand(slot, w, w, x * scale, decay, rounding)
 
-    def _expand(self, slot: Slot, out: Tensor, w: Tensor | None, u: Tensor, decay: float, rounding: Key | None) -> None:
-        vt = self.basis(slot, slot.state["block"]).t()
-        kernels.combine_rows(out, w, decay=decay, low_rank=(u, vt), rounding=rounding, backend=slot.backend)
+    def _expand(
+        self,
+        slot: Slot,
+        out: Tensor,
+        w: Tensor | None,
+        u: Tensor,
+        decay: float,
+        rounding: Key | None,
+        part: Part | None = None,
+    ) -> None:
+        kernels.combine_rows(
+            out,
+            w,
+            decay=decay,
+            low_rank=(u, self.basis(slot, slot.state["block"]).t()),
+            rounding=rounding,
+            backend=slot.backend,
+            **address(slot, part),
+        )
 
 
 class CoordinateMomentum(Rule):
