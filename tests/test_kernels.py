@@ -9,7 +9,14 @@ import torch
 from scipy import stats
 
 from zotune import kernels
-from zotune.kernels import combine, combine_rows, row_gram, scale_by_squares, tree_sum
+from zotune.kernels import (
+    combine,
+    combine_rows,
+    reference,
+    row_gram,
+    scale_by_squares,
+    tree_sum,
+)
 from zotune.noise import Key, normal
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -17,6 +24,8 @@ HALF = [torch.bfloat16, torch.float16]
 SHAPES = [(1, 7), (7, 1), (5, 123), (1,), (4097,), (33, 1025), (3, 5, 7), ()]
 ROUNDING = Key(99, step=3, tag="rounding")
 NOISES = ["gaussian", "rademacher"]
+BACKENDS = ["numba", "reference"]  # Triton has a file of its own
+BACKENDS = ("numba", "reference")  # those of the CPU; triton has tests of its own
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
@@ -43,7 +52,7 @@ def run_combine(start, out, backend, *, own=False, **setting) -> None:
 def on_both(run, out: torch.Tensor) -> torch.Tensor:
     """``run(out, backend)`` on copies of ``out`` that keep its strides; the compiled result after comparing bits."""
     results = {}
-    for backend in kernels.BACKENDS:
+    for backend in BACKENDS:
         results[backend] = torch.empty_strided(out.shape, out.stride(), dtype=out.dtype).copy_(out)
         run(results[backend], backend)
     assert torch.equal(bits(results["numba"]), bits(results["reference"]))
@@ -199,7 +208,7 @@ def test_the_references_chunks_do_not_change_a_bit(monkeypatch):
     a = draws((4096,), 1)
     combine(expected[0], None, terms=terms(2), backend="reference")
     combine_rows(expected[1], None, terms=terms(2), rank_one=(0.1, a), backend="reference")
-    monkeypatch.setattr(kernels.reference, "_CHUNK", 4096)
+    monkeypatch.setattr(reference, "_CHUNK", 4096)
     pieces = [torch.empty(shape), torch.empty(shape)]
     combine(pieces[0], None, terms=terms(2), backend="reference")
     combine_rows(pieces[1], None, terms=terms(2), rank_one=(0.1, a), backend="reference")
@@ -220,18 +229,17 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
     return torch.equal(torch.isnan(left), nan) and torch.equal(bits(left)[~nan], bits(right)[~nan])
 
 
-@pytest.mark.parametrize("backend", kernels.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", HALF)
 def test_every_half_precision_number_is_read_and_written_exactly(dtype, backend):
     w = all_patterns(dtype)
     for rounding in (None, ROUNDING):
         out = torch.empty_like(w)
         combine(out, w, rounding=rounding, backend=backend)
-        positive_zero = torch.where(w == 0, torch.zeros_like(w), w)  # -0 + 0 is +0
-        assert same(out, positive_zero)
+        assert same(out, w)
     loaded = torch.empty_like(w)
     combine(loaded, w, decay=0.5, backend=backend)
-    assert same(loaded, torch.where(w == 0, torch.zeros_like(w), (w.float() * 0.5 + 0.0).to(dtype)))
+    assert same(loaded, (w.float() * 0.5).to(dtype))
 
 
 def awkward(dtype: torch.dtype) -> torch.Tensor:
@@ -247,16 +255,16 @@ def awkward(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat((finite, middle, *sides, specials))
 
 
-@pytest.mark.parametrize("backend", kernels.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", HALF)
 def test_rounding_to_nearest_is_torchs_cast(dtype, backend):
     x = awkward(dtype)
     out = torch.empty(x.shape, dtype=dtype)
     combine(out, None, dense=(1.0, x), backend=backend)
-    assert same(out, torch.zeros_like(x).add_(x).to(dtype))
+    assert same(out, x.to(dtype))
 
 
-@pytest.mark.parametrize("backend", kernels.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", HALF)
 def test_stochastic_rounding_goes_to_a_neighbour_and_leaves_exact_numbers_and_specials(dtype, backend):
     x = awkward(dtype)
@@ -279,7 +287,7 @@ def test_stochastic_rounding_goes_to_a_neighbour_and_leaves_exact_numbers_and_sp
 def test_stochastic_rounding_of_awkward_numbers_gives_the_same_bits_and_infinity_on_overflow(dtype):
     x = awkward(dtype)
     outs = []
-    for backend in kernels.BACKENDS:
+    for backend in BACKENDS:
         outs.append(torch.empty(x.shape, dtype=dtype))
         combine(outs[-1], None, dense=(1.0, x), rounding=ROUNDING, backend=backend)
     assert same(*outs)
@@ -349,7 +357,7 @@ def test_tree_sum_is_the_sum():
         torch.testing.assert_close(tree_sum(x.t().contiguous(), 1), x.sum(0), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", kernels.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_to_do_is_done(backend):
     for shape in ((0,), (0, 3), (3, 0)):
         out = torch.empty(shape)
@@ -364,7 +372,7 @@ def test_nothing_to_do_is_done(backend):
 def test_unknown_backends_are_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="unknown backend 'nubma': did you mean 'numba'"):
         kernels.check_backend("nubma")
-    with pytest.raises(ValueError, match="choose one of numba, reference"):
+    with pytest.raises(ValueError, match="choose one of numba, triton, reference"):
         kernels.check_backend("xyz")
     with pytest.raises(ValueError, match="works on the CPU"):
         combine(torch.empty(3, device="meta"), None, backend="numba")

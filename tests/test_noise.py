@@ -32,7 +32,8 @@ def compiled(key: Key, start: int, stop: int, *, signs: bool) -> torch.Tensor:
     """Elements start..stop-1 as the compiled kernels make them, without the tensor they would be part of."""
     buffer = np.zeros(stop - start + 2 * 4096, np.float32)
     words = np.array([key.words()], np.uint32)
-    offset = cpu_noise.accumulate(buffer, start, stop, words, np.ones(1, np.float32), signs)
+    scratch = np.empty(cpu_noise.WORDS, np.uint32)
+    offset = cpu_noise.accumulate(buffer, scratch, start, stop, words, np.ones(1, np.float32), signs)
     return torch.from_numpy(buffer[offset : offset + stop - start])
 
 

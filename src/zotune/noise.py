@@ -35,8 +35,9 @@ from torch import Tensor
 Noise: TypeAlias = Literal["gaussian", "rademacher"]
 NOISES: tuple[Noise, ...] = ("gaussian", "rademacher")
 
-TAGS = {"z": 0, "V": 1, "a": 2, "rounding": 3}
-"""What a draw is for: a direction's coordinates, LOZO's V, LOREN's first a, the bits of stochastic rounding."""
+TAGS = {"z": 0, "V": 1, "a": 2, "rounding": 3, "state": 4}
+"""What a draw is for: a direction's coordinates, LOZO's V, LOREN's first a, the bits of stochastic rounding of weights
+and of state."""
 
 _LIMITS = {"seed": 64, "step": 32, "query": 24, "parameter": 24}
 

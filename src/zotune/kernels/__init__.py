@@ -4,52 +4,38 @@
 and writes each weight once, whatever the number of directions.  Backends give the same bits:
 
 - ``reference``: plain torch, the specification, any device;
-- ``numba``: the CPU, many times faster.
+- ``numba``: the CPU, many times faster;
+- ``triton``: NVIDIA GPUs, where the package triton is installed.
 
-``backend=None`` picks numba for tensors on the CPU and the reference elsewhere.
+``backend=None`` picks numba for tensors on the CPU, triton for those on an NVIDIA GPU, and the reference elsewhere.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from zotune.kernels import reference
+from zotune.kernels.backends import BACKENDS, DTYPES, check_backend, choose
+from zotune.kernels.layout import contiguous, copy_back, pieces, turned
 from zotune.kernels.reference import tree_sum
 from zotune.noise import NOISES, Key, Noise
 
-__all__ = ["BACKENDS", "NOISES", "check_backend", "combine", "combine_rows", "row_gram", "scale_by_squares", "tree_sum"]
-
-BACKENDS = ("numba", "reference")
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-
-def check_backend(name: str | None) -> None:
-    """Raise ValueError unless ``name`` is None or one of `BACKENDS`."""
-    if name is not None and name not in BACKENDS:
-        close = difflib.get_close_matches(str(name), BACKENDS, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(BACKENDS)}"
-        raise ValueError(f"unknown backend {name!r}: {hint}")
-
-
-def _backend(name: str | None, tensor: Tensor) -> ModuleType:
-    if name == "reference" or (name is None and tensor.device.type != "cpu"):
-        return reference
-    if tensor.device.type != "cpu":
-        raise ValueError(f"the numba backend works on the CPU, not on {tensor.device}: leave backend out")
-    return _numba()
-
-
-@functools.cache
-def _numba() -> ModuleType:
-    from zotune.kernels import cpu  # compiled on first use
-
-    return cpu
+__all__ = [
+    "BACKENDS",
+    "DTYPES",
+    "NOISES",
+    "check_backend",
+    "combine",
+    "combine_rows",
+    "combine_with_gram",
+    "combine_with_squares",
+    "row_gram",
+    "scale_by_squares",
+    "tree_sum",
+    "warm_up",
+]
 
 
 def combine(
@@ -83,11 +69,28 @@ def combine(
             other way to name a part.
         backend: one of `BACKENDS`, or None.
     """
-    target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    w = None if w is None else (target if w is out and target is out else w.contiguous())
+    parts = pieces(out, w)
+    for own, first in parts:
+        combine(
+            out[own],
+            None if w is None else w[own],
+            decay=decay,
+            terms=terms,
+            noise=noise,
+            precision=None if precision is None else precision[own],
+            dense=None if dense is None else (dense[0], dense[1][own]),
+            rounding=rounding,
+            start=start + first if rows is None else 0,
+            rows=None if rows is None else rows[own],
+            backend=backend,
+        )
+    if parts:
+        return
+    target, w = contiguous(out, w)
+    rows = None if rows is None else rows.contiguous()
     precision = None if precision is None else precision.contiguous()
     dense = None if dense is None else (dense[0], dense[1].contiguous())
-    _backend(backend, out).combine(
+    choose(backend, out).combine(
         target,
         w,
         decay=decay,
@@ -99,8 +102,7 @@ def combine(
         start=start,
         rows=rows,
     )
-    if target is not out:
-        out.copy_(target)
+    copy_back(out, target)
 
 
 def combine_rows(
@@ -124,11 +126,53 @@ def combine_rows(
     The factors are in the compute dtype; U is that of the rows of ``out``.  The other arguments are as in `combine`.
     """
     assert out.dim() == 2
-    target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    w = None if w is None else (target if w is out and target is out else w.contiguous())
+    if rank_one is None and low_rank is None:
+        combine(
+            out,
+            w,
+            decay=decay,
+            terms=terms,
+            noise=noise,
+            rounding=rounding,
+            start=start,
+            rows=rows,
+            backend=backend,
+        )
+        return
+    if low_rank is not None and rows is None and turned(out, w) and (rounding is None or out.dtype.itemsize != 2):
+        # stored the other way round: the transposed product is the same sum for every weight
+        u, vt = low_rank
+        combine_rows(
+            out.t(),
+            None if w is None else w.t(),
+            decay=decay,
+            low_rank=(vt.t(), u.t()),
+            backend=backend,
+        )
+        return
+    parts = pieces(out, w)
+    for own, first in parts:
+        combine_rows(
+            out[own],
+            None if w is None else w[own],
+            decay=decay,
+            terms=terms,
+            noise=noise,
+            rank_one=rank_one,
+            low_rank=None if low_rank is None else (low_rank[0][own], low_rank[1]),
+            rounding=rounding,
+            start=start + first if rows is None else 0,
+            rows=None if rows is None else rows[own],
+            backend=backend,
+        )
+    if parts:
+        return
+    target, w = contiguous(out, w)
+    rows = None if rows is None else rows.contiguous()
+    rank_one = None if rank_one is None else (rank_one[0], rank_one[1].contiguous())
     if low_rank is not None:
         low_rank = (low_rank[0].contiguous(), low_rank[1].contiguous())
-    _backend(backend, out).combine_rows(
+    choose(backend, out).combine_rows(
         target,
         w,
         decay=decay,
@@ -140,15 +184,67 @@ def combine_rows(
         start=start,
         rows=rows,
     )
-    if target is not out:
-        out.copy_(target)
+    copy_back(out, target)
+
+
+def combine_with_gram(
+    out: Tensor,
+    w: Tensor | None,
+    *,
+    terms: Sequence[tuple[float, Key]],
+    gram: Sequence[float],
+    rank_one: tuple[float, Tensor],
+    decay: float = 1.0,
+    noise: Noise = "gaussian",
+    rounding: Key | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, float]:
+    """`combine_rows` with ``rank_one`` and `row_gram` of the same noise with the factors ``gram``, one per term.
+
+    The noise is generated once; the bits are those of the two calls.  The arguments are as in `combine_rows`.
+    """
+    assert out.dim() == 2
+    assert len(gram) == len(terms)
+    target, w = contiguous(out, w)
+    rank_one = (rank_one[0], rank_one[1].contiguous())
+    result: tuple[Tensor, float] = choose(backend, out).combine_with_gram(
+        target, w, decay=decay, terms=terms, gram=gram, rank_one=rank_one, noise=noise, rounding=rounding
+    )
+    copy_back(out, target)
+    return result
+
+
+def combine_with_squares(
+    out: Tensor,
+    w: Tensor | None,
+    h: Tensor,
+    *,
+    terms: Sequence[tuple[float, Key]],
+    squares: Sequence[float],
+    keep: float,
+    decay: float = 1.0,
+    noise: Noise = "gaussian",
+    rounding: Key | None = None,
+    backend: str | None = None,
+) -> None:
+    """``h <- h * (keep + sum_k squares_k z_k^2)``, then `combine` with the new ``h`` as ``precision``.
+
+    The noise is generated once; the bits are those of `scale_by_squares` and `combine`.  ``h`` is contiguous, in the
+    compute dtype and shaped as out.  The other arguments are as in `combine`.
+    """
+    assert len(squares) == len(terms)
+    target, w = contiguous(out, w)
+    choose(backend, out).combine_with_squares(
+        target, w, h, decay=decay, terms=terms, squares=squares, keep=keep, noise=noise, rounding=rounding
+    )
+    copy_back(out, target)
 
 
 def row_gram(
     terms: Sequence[tuple[float, Key]], a: Tensor, rows: int, *, noise: Noise = "gaussian", backend: str | None = None
 ) -> tuple[Tensor, float]:
     """``(sum_k c_k U_k^T (U_k a), sum_k c_k |U_k a|^2)`` with U_k = z(key_k) of shape (rows, n) and a of shape (n,)."""
-    result: tuple[Tensor, float] = _backend(backend, a).row_gram(terms, a, rows, noise=noise)
+    result: tuple[Tensor, float] = choose(backend, a).row_gram(terms, a, rows, noise=noise)
     return result
 
 
@@ -161,4 +257,14 @@ def scale_by_squares(
     backend: str | None = None,
 ) -> None:
     """``h <- h * (decay + sum_k c_k z(key_k)^2)``, elementwise and in place; h is contiguous float32 or float64."""
-    _backend(backend, h).scale_by_squares(h, decay=decay, terms=terms, noise=noise)
+    choose(backend, h).scale_by_squares(h, decay=decay, terms=terms, noise=noise)
+
+
+def warm_up(dtype: torch.dtype, *, backend: str | None = None) -> None:
+    """Compile, or read from the cache, what no step of an optimizer on a few numbers would: the writing of listed rows.
+
+    A step of the optimizer itself on a small matrix and a small vector of this type does the rest, since compiled code
+    depends on types only and not on shapes.
+    """
+    rows = torch.zeros(1, dtype=torch.int64)
+    combine(torch.empty(1, 1, dtype=dtype), None, terms=[(1.0, Key(0))], rows=rows, backend=backend)

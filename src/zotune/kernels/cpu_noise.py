@@ -16,22 +16,36 @@ INLINE: dict[str, Any] = {
 }  # numba's own inlining: only then does LLVM vectorise the loops
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "boundscheck": False, "error_model": "numpy"}
 
+SIGN_TILE = 4096
+WORDS = 1024  # what ``word`` must hold
+
 
 @njit(**INLINE)
 def _philox(c0, c1, c2, c3, k0, k1):
-    x0, x1, x2, x3 = u32(c0), u32(c1), u32(c2), u32(c3)
-    for _ in range(10):
-        p0 = u64(x0) * u64(0xD2511F53)
-        p1 = u64(x2) * u64(0xCD9E8D57)
+    """The words are the low halves of the four numbers: in 64-bit lanes a product needs no shuffle, and the high halves
+    do no harm."""
+    x0, x1, x2, x3 = c0, c1, c2, c3
+    for i in range(10):
+        p0 = (x0 & u64(0xFFFFFFFF)) * u64(0xD2511F53)
+        p1 = (x2 & u64(0xFFFFFFFF)) * u64(0xCD9E8D57)
         x0, x1, x2, x3 = (
-            u32(u32(p1 >> u64(32)) ^ x1 ^ k0),
-            u32(p1 & u64(0xFFFFFFFF)),
-            u32(u32(p0 >> u64(32)) ^ x3 ^ k1),
-            u32(p0 & u64(0xFFFFFFFF)),
+            (p1 >> u64(32)) ^ (x1 ^ (k0 + u64(i) * u64(0x9E3779B9))),
+            p1,
+            (p0 >> u64(32)) ^ (x3 ^ (k1 + u64(i) * u64(0xBB67AE85))),
+            p0,
         )
-        k0 = u32(k0 + u32(0x9E3779B9))
-        k1 = u32(k1 + u32(0xBB67AE85))
     return x0, x1, x2, x3
+
+
+@njit(**KERNEL)
+def _fill(word, block, lanes, stride, key):
+    """Words of the blocks block..block+lanes-1: word j of block i at ``j * stride + i``."""
+    low, c1 = u64(block) & u64(0xFFFFFFFF), (u64(block) >> u64(32)) | u64(key[2])
+    k0, k1, c2, c3 = u64(key[0]), u64(key[1]), u64(key[3]), u64(key[4])
+    w0, w1, w2, w3 = word[:stride], word[stride : 2 * stride], word[2 * stride : 3 * stride], word[3 * stride :]
+    for lane in range(lanes):
+        x0, x1, x2, x3 = _philox(low + u64(lane), c1, c2, c3, k0, k1)
+        w0[lane], w1[lane], w2[lane], w3[lane] = u32(x0), u32(x1), u32(x2), u32(x3)
 
 
 @njit(**INLINE)
@@ -77,70 +91,88 @@ def _box_muller(a, b):
 
 
 @njit(**KERNEL)
-def _add_gaussian(buf, at, tile, lanes, key, c):
-    """buf[at + i] += c * z for the first elements of one Gaussian tile; ``lanes`` < 256 when fewer elements are
-    wanted."""
-    block = tile * 256
-    low = u32(block & 0xFFFFFFFF)
-    c1 = u32(u32(block >> 32) | key[2])
-    k0, k1, c2, c3 = key[0], key[1], key[3], key[4]
-    b0, b1, b2, b3 = buf[at : at + 256], buf[at + 256 : at + 512], buf[at + 512 : at + 768], buf[at + 768 : at + 1024]
-    for lane in range(lanes):
-        x0, x1, x2, x3 = _philox(u32(low + u32(lane)), c1, c2, c3, k0, k1)
-        z0, z1 = _box_muller(x0, x1)
-        z2, z3 = _box_muller(x2, x3)
-        b0[lane] += z0 * c
-        b1[lane] += z1 * c
-        b2[lane] += z2 * c
-        b3[lane] += z3 * c
+def _normals(buf, word, lanes, c, add):
+    """buf[lane], buf[256 + lane] (+)= c z from the words at the same places."""
+    a, b, left, right = word[:256], word[256:512], buf[:256], buf[256:512]
+    if add:
+        for lane in range(lanes):
+            z0, z1 = _box_muller(a[lane], b[lane])
+            left[lane] += z0 * c
+            right[lane] += z1 * c
+    else:
+        for lane in range(lanes):
+            z0, z1 = _box_muller(a[lane], b[lane])
+            left[lane] = z0 * c
+            right[lane] = z1 * c
 
 
 @njit(**KERNEL)
-def _add_rademacher(buf, at, tile, key, c):
-    """buf[at + i] += +-c for the 4,096 elements of one Rademacher tile."""
-    block = tile * 32
-    low = u32(block & 0xFFFFFFFF)
-    c1 = u32(u32(block >> 32) | key[2])
-    bits = np.empty(128, u32)
-    for lane in range(32):
-        x0, x1, x2, x3 = _philox(u32(low + u32(lane)), c1, key[3], key[4], key[0], key[1])
-        bits[lane], bits[32 + lane], bits[64 + lane], bits[96 + lane] = x0, x1, x2, x3
-    for word in range(4):
-        for bit in range(32):
-            row = buf[at + word * 1024 + bit * 32 : at + word * 1024 + bit * 32 + 32]
+def _normal_tile(buf, word, tile, first, last, keys, c):
+    """buf[i] = sum_k c_k z_k for (at least) the elements first..last-1 of a Gaussian tile."""
+    lanes = min(256, last)
+    for k in range(c.size):
+        _fill(word, tile * 256, lanes, 256, keys[k])
+        if first < 512:
+            _normals(buf, word, lanes, c[k], k > 0)
+        if last > 512:
+            _normals(buf[512:], word[512:], lanes, c[k], k > 0)
+
+
+@njit(**INLINE)
+def _signed(c, word):
+    """-c where the leftmost bit is set."""
+    return -c if i32(word) < i32(0) else c
+
+
+@njit(**KERNEL)
+def _signs(buf, word, first, last, c, add):
+    """buf[i] (+)= c z for elements of a tile; first and last are multiples of 256.
+
+    Eight bits of 32 words at a time, in one slice: the addresses of eight slices would be compared each time.
+    """
+    for at in range(first, last, 256):
+        part, bits, shift = buf[at : at + 256], word[at // 1024 * 32 : at // 1024 * 32 + 32], u32(at % 1024 // 32)
+        if add:
             for lane in range(32):
-                flip = i32(u32(u32(bits[word * 32 + lane] << u32(bit)) >> u32(31)))
-                row[lane] += c * f32(i32(1) - i32(2) * flip)
+                x = u32(bits[lane] << shift)
+                for i in range(8):
+                    part[i * 32 + lane] += _signed(c, u32(x << u32(i)))
+        else:
+            for lane in range(32):
+                x = u32(bits[lane] << shift)
+                for i in range(8):
+                    part[i * 32 + lane] = _signed(c, u32(x << u32(i)))
+
+
+@njit(**KERNEL)
+def _sign_tile(buf, word, tile, first, last, keys, c):
+    """buf[i] = sum_k c_k z_k for (at least) the elements first..last-1 of a Rademacher tile."""
+    for k in range(c.size):
+        _fill(word, tile * 32, 32, 32, keys[k])
+        _signs(buf, word, first // 256 * 256, (last + 255) // 256 * 256, c[k], k > 0)
 
 
 @njit(**KERNEL)
 def fill_words(buf, first, count, key):
     """Raw words of the ``count`` Gaussian tiles from tile ``first`` on."""
     for t in range(count):
-        block = (first + t) * 256
-        low = u32(block & 0xFFFFFFFF)
-        c1 = u32(u32(block >> 32) | key[2])
-        tile = buf[t * 1024 : t * 1024 + 1024]
-        k0, k1, c2, c3 = key[0], key[1], key[3], key[4]
-        for lane in range(256):
-            x0, x1, x2, x3 = _philox(u32(low + u32(lane)), c1, c2, c3, k0, k1)
-            tile[lane], tile[256 + lane], tile[512 + lane], tile[768 + lane] = x0, x1, x2, x3
+        _fill(buf[t * 1024 : t * 1024 + 1024], (first + t) * 256, 256, 256, key)
 
 
 @njit(**KERNEL)
-def accumulate(buf, start, stop, keys, c, signs):
-    """buf[i] = sum_k c_k z_k for elements start..stop-1 and the rest of their tiles; start lies ``start - origin``
-    into buf."""
-    if signs:
-        first, last = start // 4096, (stop + 4095) // 4096
-        buf[: (last - first) * 4096] = 0
-        for k in range(c.size):
-            for t in range(first, last):
-                _add_rademacher(buf, (t - first) * 4096, t, keys[k], c[k])
-        return start - first * 4096
-    first, last = start // 1024, (stop + 1023) // 1024
-    buf[: (last - first) * 1024] = 0
-    for k in range(c.size):
-        for t in range(first, last):
-            _add_gaussian(buf, (t - first) * 1024, t, min(256, stop - t * 1024), keys[k], c[k])
-    return start - first * 1024
+def accumulate(buf, word, start, stop, keys, c, signs):
+    """buf[i] = sum_k c_k z_k for elements start..stop-1 and the rest of their tiles, of one term or more.
+
+    Returns:
+        Where in buf element ``start`` lies: less than a tile from its beginning.
+    """
+    tile = 4096 if signs else 1024
+    first = start // tile
+    for t in range(first, (stop + tile - 1) // tile):
+        part = buf[(t - first) * tile : (t - first + 1) * tile]
+        low, high = max(start - t * tile, 0), min(stop - t * tile, tile)
+        if signs:
+            _sign_tile(part, word, t, low, high, keys, c)
+        else:
+            _normal_tile(part, word, t, low, high, keys, c)
+    return start - first * tile

@@ -41,6 +41,9 @@ def choose_machine(config: TrainConfig, note: Callable[[str], None]) -> Machine:
         raise ConfigError(f"--fp16 with {config.algorithm} needs a GPU; give --bf16 or neither on the CPU.")
     if config.backend == "numba" and config.zeroth_order and machine.device.type != "cpu":
         raise ConfigError("--backend numba works on the CPU only; leave --backend out, or give --device cpu.")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if config.backend == "triton" and config.zeroth_order and machine.device.type == "cpu" and not interpreted:
+        raise ConfigError("--backend triton works on NVIDIA GPUs only; leave --backend out.")
     return machine
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from zotune import ZerothOrder
+from zotune import ZerothOrder, kernels
 from zotune.hf.trainer import OptimizerFactory
 
 PATIENCE = 3.0
@@ -26,5 +26,6 @@ def warm_up(factory: OptimizerFactory, dtype: torch.dtype, say: Callable[[str], 
         for _ in range(2):
             optimizer.estimate(lambda: float(next(losses)))
             optimizer.step()
+        kernels.warm_up(dtype)
     finally:
         notice.cancel()
