@@ -7,21 +7,25 @@ keep their bits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from zotune import kernels
+from zotune.low_bit import Storage, parts
 from zotune.noise import Key
-from zotune.perturbations import Slot, Terms
-
-if TYPE_CHECKING:
-    from zotune.low_bit import BlockwiseCodec
+from zotune.perturbations import Part, Slot, Terms, address
 
 
 class Rule:
-    """Base class."""
+    """Base class.
+
+    Attributes:
+        bits: in which the numbers of its state are kept.
+    """
+
+    bits: int = 32
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
         """Apply one update.
@@ -44,7 +48,7 @@ class SGD(Rule):
         scaled = [(c, key) for c, key in gained(slot, terms, -lr) if c != 0.0]
         if scaled or decay != 1.0:
             w = slot.logical(slot.param.data)
-            slot.perturbation.combine(slot, w, w, scaled, decay=decay, rounding=rounding)
+            slot.perturbation.update(slot, w, w, scaled, decay=decay, rounding=rounding)
             slot.keep(w)
 
 
@@ -54,35 +58,75 @@ def gained(slot: Slot, terms: Terms, factor: float = 1.0) -> list[tuple[float, K
     return [(factor * w, key) for w, key in terms]
 
 
-def _write(slot: Slot, change: Tensor, *, lr: float, rounding: Key) -> None:
-    """W <- (1 - lr wd) W - lr * change, with ``change`` shaped as the logical weights."""
-    decay = 1.0 - lr * slot.group["weight_decay"]
-    if lr != 0.0 or decay != 1.0:
-        w = slot.logical(slot.param.data)
-        kernels.combine(w, w, decay=decay, dense=(-lr, change), rounding=rounding, backend=slot.backend)
-        slot.keep(w)
-
-
-class Momentum(Rule):
-    """Heavy ball: M <- beta M + g;  W <- (1 - lr wd) W - lr M.  M has the shape of W, in float32.
+class _Stateful(Rule):
+    """A rule with state as large as the weights: it turns g into a change, W <- (1 - lr wd) W - lr change.
 
     Args:
-        beta: decay of M.
+        storage: how the state is kept.
     """
 
-    def __init__(self, beta: float) -> None:
-        self.beta = beta
+    def __init__(self, storage: Storage) -> None:
+        self.storage, self.bits = storage, storage.bits
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
         """See `Rule.step`."""
-        momentum = slot.state.get("momentum")
-        if momentum is None:
-            momentum = slot.state["momentum"] = torch.zeros(slot.shape, dtype=slot.dtype, device=slot.param.device)
-        slot.perturbation.combine(slot, momentum, momentum, gained(slot, terms), decay=self.beta)
-        _write(slot, momentum, lr=lr, rounding=rounding)
+        decay = 1.0 - lr * slot.group["weight_decay"]
+        w = slot.logical(slot.param.data)
+        terms = gained(slot, terms)
+        self.begin(slot)
+        for part in self.parts(slot):
+            change = self.change(slot, terms, part, rounding)
+            if lr != 0.0 or decay != 1.0:
+                rows = w if part is None else part.take(w)
+                kernels.combine(
+                    rows,
+                    rows,
+                    decay=decay,
+                    dense=(-lr, change),
+                    rounding=rounding,
+                    backend=slot.backend,
+                    **address(slot, part),
+                )
+        if lr != 0.0 or decay != 1.0:
+            slot.keep(w)
+
+    def parts(self, slot: Slot) -> Sequence[Part | None]:
+        """What to work on at a time."""
+        return parts(slot)
+
+    def begin(self, slot: Slot) -> None:
+        """Called once per step and parameter."""
+
+    def change(self, slot: Slot, terms: Terms, part: Part | None, rounding: Key) -> Tensor:
+        """Bring the state of a part up to date, and return the change of its weights, in the compute dtype."""
+        raise NotImplementedError
 
 
-class Adam(Rule):
+class Momentum(_Stateful):
+    """Heavy ball: M <- beta M + g;  W <- (1 - lr wd) W - lr M.  M has the shape of W.
+
+    Args:
+        beta: decay of M.
+        storage: how M is kept; None is float32.
+    """
+
+    def __init__(self, beta: float, storage: Storage | None = None) -> None:
+        super().__init__(storage or Storage())
+        self.beta = beta
+
+    def parts(self, slot: Slot) -> Sequence[Part | None]:
+        """All at once if M is float32, since nothing else is needed then."""
+        return super().parts(slot) if self.bits < 32 else [None]
+
+    def change(self, slot: Slot, terms: Terms, part: Part | None, rounding: Key) -> Tensor:
+        """M as it is before it is rounded to its storage."""
+        momentum = self.storage.load(slot, "momentum", part)
+        slot.perturbation.update(slot, momentum, momentum, terms, decay=self.beta, part=part)
+        self.storage.save(slot, "momentum", momentum, part, rounding)
+        return momentum
+
+
+class Adam(_Stateful):
     """Adam (Kingma & Ba 2015) on the gradient estimate, with bias correction and decoupled weight decay.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  W <- (1 - lr wd) W - lr (m / (1 - b1^t)) / (sqrt(v / (1 -
@@ -91,35 +135,26 @@ class Adam(Rule):
     Args:
         betas: (b1, b2).
         adam_eps: added to the root.
-        codec: None keeps m and v in float32; otherwise they are stored as the codec's 8-bit blocks.
+        storage: how m and v are kept; None is float32.
     """
 
-    def __init__(self, betas: tuple[float, float], adam_eps: float, codec: BlockwiseCodec | None = None) -> None:
-        self.betas, self.adam_eps, self.codec = betas, adam_eps, codec
+    def __init__(self, betas: tuple[float, float], adam_eps: float, storage: Storage | None = None) -> None:
+        super().__init__(storage or Storage())
+        self.betas, self.adam_eps = betas, adam_eps
 
-    def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
-        """See `Rule.step`."""
-        state, (b1, b2) = slot.state, self.betas
-        t = state["adam_steps"] = state.get("adam_steps", 0) + 1
-        m, v = self._load(slot, "m"), self._load(slot, "v")
-        g = torch.empty(slot.shape, dtype=slot.dtype, device=slot.param.device)
-        slot.perturbation.combine(slot, g, None, gained(slot, terms))
+    def begin(self, slot: Slot) -> None:
+        """Count the steps of this parameter, t of the equations."""
+        slot.state["adam_steps"] = slot.state.get("adam_steps", 0) + 1
+
+    def change(self, slot: Slot, terms: Terms, part: Part | None, rounding: Key) -> Tensor:
+        """See `_Stateful.change`; the moments are used as they are before they are rounded to their storage."""
+        (b1, b2), t = self.betas, slot.state["adam_steps"]
+        m, v = (self.storage.load(slot, name, part) for name in ("m", "v"))
+        g = torch.empty_like(m)
+        slot.perturbation.update(slot, g, None, terms, part=part)
         m.mul_(b1).add_(g, alpha=1.0 - b1)
         v.mul_(b2).addcmul_(g, g, value=1.0 - b2)
-        self._save(slot, "m", m)
-        self._save(slot, "v", v)
-        root = (v / (1.0 - b2**t)).sqrt_().add_(self.adam_eps)
-        change = torch.div(m, root, out=g).div_(1.0 - b1**t)
-        _write(slot, change, lr=lr, rounding=rounding)
-
-    def _load(self, slot: Slot, name: str) -> Tensor:
-        if self.codec is not None and self.codec.covers(slot):
-            return self.codec.load(slot, name)
-        if name not in slot.state:
-            slot.state[name] = torch.zeros(slot.shape, dtype=slot.dtype, device=slot.param.device)
-        tensor: Tensor = slot.state[name]
-        return tensor
-
-    def _save(self, slot: Slot, name: str, value: Tensor) -> None:
-        if self.codec is not None and self.codec.covers(slot):
-            self.codec.save(slot, name, value)
+        self.storage.save(slot, "m", m, part, rounding)
+        self.storage.save(slot, "v", v, part, rounding)
+        root = torch.div(v, 1.0 - b2**t, out=g).sqrt_().add_(self.adam_eps)
+        return torch.div(m, root, out=root).div_(1.0 - b1**t)

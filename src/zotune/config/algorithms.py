@@ -32,7 +32,6 @@ class Algorithm:
     query_multiple: int = 1
     query_pairs: bool = False
     query_rule: str = ""
-    momentum: float = 0.0
     noise: str = "gaussian"
     lr_minibatch: float = 0.0
     lr_minibatch_embedded: float = 0.0
@@ -71,7 +70,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule=_PAIRS,
     ),
     "ZOSVRG": Algorithm(
-        flags=_ESTIMATE | {"lr_mezosvrg_mb", "q", "anneal"},
+        flags=_ESTIMATE | {"lr_mezosvrg_mb", "q", "anneal", "anchor"},
         lr=1e-4,
         lr_embedded=1e-3,
         queries=3,
@@ -101,13 +100,12 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule="an odd number from 3, because it is one forward pass at the weights and two a direction",
     ),
     "LOREN": Algorithm(
-        flags=_ESTIMATE | {"lr_cov", "damping", "momentum"},
-        lr=1e-6,
-        lr_embedded=1e-4,
+        flags=_ESTIMATE | {"lr_cov", "damping", "momentum", "momentum_bits"},
+        lr=1e-5,
+        lr_embedded=1e-3,
         queries=6,
         query_minimum=2,
         query_rule="at least 2, because each loss is compared with the others",
-        momentum=0.9,
     ),
     "FZOO": Algorithm(
         flags=QUERY_FLAGS,

@@ -98,7 +98,7 @@ def _check_ranges(config: "TrainConfig") -> None:
     for name in ("init_seed", "trial"):
         if getattr(config, name) >= _SEED_LIMIT:
             raise ConfigError(f"--{name} must be below 2**63, but is {shortened(getattr(config, name))}.")
-    if config.momentum is not None and config.momentum >= 1:
+    if config.momentum >= 1:
         raise ConfigError(f"--momentum must be below 1, not {config.momentum}.")
     if config.anneal < 1:
         raise ConfigError(
@@ -166,6 +166,9 @@ def _is_folder(name: str, path: Path) -> bool:
 def _check_installed(config: "TrainConfig") -> None:
     if config.logging == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("--logging tensorboard needs the package tensorboard; install zotune[tensorboard].")
+    low_bit = config.algorithm == "ZOAdam" and config.low_bit_adam == 8
+    if low_bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("--low_bit_adam 8 needs the package bitsandbytes; install zotune[low-bit].")
 
 
 def _listed(names: "tuple[str, ...] | list[str]") -> str:

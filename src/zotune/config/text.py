@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from zotune.config.algorithms import METHOD_FLAGS, methods_of
+from zotune.config.bench import BENCH_FLAGS, BenchConfig
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Kind
 from zotune.config.resume import resumed_config
 from zotune.config.train import FLAGS, TrainConfig
 
-_NEEDS: Final = {"patience": "early_stopping", "save_every": "save_ckpt"}
+_NEEDS: Final = {"patience": "early_stopping", "save_every": "save_ckpt", "momentum_bits": "momentum"}
 """Flags that change nothing unless another one is given."""
 
 
@@ -24,6 +25,14 @@ def config_from_text(given: Mapping[str, str | bool]) -> TrainConfig:
     return resumed_config(values) if "resume" in values else TrainConfig(**values)
 
 
+def bench_from_text(given: Mapping[str, str | bool]) -> BenchConfig:
+    """The settings of `zotune bench` for the flags in `given`, defaults for the others.
+
+    Raises `ConfigError` for a text that is not of the flag's kind.
+    """
+    return BenchConfig(**{name: _value(name, BENCH_FLAGS[name].kind, text) for name, text in given.items()})
+
+
 def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     """One line for each reason why flags in `given` change nothing in a run of `config`."""
     lines = []
@@ -31,7 +40,7 @@ def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     if other:
         lines.append(f"no effect with {config.algorithm}: {_flags(other)}")
     for name, needed in _NEEDS.items():
-        if name in given and not getattr(config, needed):
+        if name in given and name not in other and not getattr(config, needed):
             lines.append(f"no effect without --{needed}: {_flags([name])}")
     return lines
 

@@ -60,7 +60,7 @@ class TrainConfig:
     clipping: Annotated[
         bool, Flag("optimizer", "clip the norm of the gradient, or of its zeroth-order estimate, at 1")
     ] = False
-    momentum: Annotated[float | None, Flag("optimizer", "momentum", default_text="0.9 with LOREN, otherwise 0")] = None
+    momentum: Annotated[float, Flag("optimizer", "momentum; 0 keeps no buffer")] = 0.0
     # Zeroth order
     num_queries: Annotated[
         int | None,
@@ -91,6 +91,14 @@ class TrainConfig:
     anneal: Annotated[
         float, Flag("methods", "divide both rates by this when an epoch's mean loss is 5 % above the last; 1: never")
     ] = 5.0
+    anchor: Annotated[
+        str,
+        Flag(
+            "methods",
+            "what is kept of the weights at the last full-batch step: the updates since, or a copy",
+            choices=("recompute", "copy"),
+        ),
+    ] = "recompute"
     eps: Annotated[float, Flag("methods", "Adam's epsilon")] = 1e-08
     low_bit_adam: Annotated[int, Flag("methods", "8 keeps Adam's moments in 8 bits", choices=("0", "8"))] = 0
     rank: Annotated[int, Flag("methods", "rank of the directions")] = 2
@@ -98,6 +106,9 @@ class TrainConfig:
     hessian_smooth_type: Annotated[str, Flag("methods", "how fast the Hessian follows, by name")] = "constant1e-8"
     lr_cov: Annotated[float, Flag("methods", "learning rate of the curvature")] = 0.001
     damping: Annotated[float, Flag("methods", "damping of the curvature")] = 0.1
+    momentum_bits: Annotated[
+        int, Flag("methods", "bits of a number of the momentum's buffer", choices=("8", "16", "32"))
+    ] = 32
     # Model and machine
     full_parameter: Annotated[
         bool, Flag("model", "train all parameters, not only the last blocks, the final norm and the head")
@@ -134,7 +145,6 @@ class TrainConfig:
             ),
             num_queries=_default(self.num_queries, algorithm.queries),
             noise=_default(self.noise, algorithm.noise),
-            momentum=_default(self.momentum, algorithm.momentum),
             batchsize_limit=_default(self.batchsize_limit, self.batchsize),
         )
 

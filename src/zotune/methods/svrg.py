@@ -16,8 +16,13 @@ than 2.
 | eta_2  | `lr_minibatch` |                                         |
 | eps    | `eps`          |                                         |
 | q      | `period`       |                                         |
-| X      | the anchor     | as W: a copy of the tensors             |
+| X      | `anchor`       | a few floats, or a copy of the tensors  |
 | g_full |                | a seed and a few floats, never a tensor |
+
+The anchor needs no copy.  Each update since the snapshot was W <- d W + sum_j a_j z_j with a few known numbers and
+keys, so W = D X + sum_j A_j z_j, and a query at the anchor writes X = W / D - sum_j (A_j / D) z_j together with its
+perturbation, in one pass over W.  With K directions an estimate, the sum has K terms after the snapshot and K more with
+each step.  Anything else that writes the weights between two snapshots moves a recomputed anchor as well.
 
 A learning-rate schedule on ``lr`` scales both rates.  Differences from the released code: there, the anchor is a copy
 of the list of parameters, so it is the moving model itself, and the two estimates of a step use different directions.
@@ -25,6 +30,7 @@ of the list of parameters, so it is the moving model itself, and the two estimat
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 from collections.abc import Sequence
@@ -38,9 +44,13 @@ from zotune.estimators import Probe, TwoPoint
 from zotune.evaluators import Closure, Evaluator
 from zotune.noise import Noise
 from zotune.optimizer import ParamsT, ZerothOrder
-from zotune.perturbations import Dense, Slot
+from zotune.perturbations import Dense, Part, Slot
 from zotune.rules import SGD
 
+ANCHORS = ("recompute", "copy")
+_LEAST_DECAY = 0.5  # dividing by less would enlarge the roundings of W
+_LONG = {"gaussian": 16, "rademacher": 80}
+"""Directions that take a processor core about 17 ns a weight, as does a forward pass over 512 tokens."""
 _FLOORS = (1e-5, 1e-6)
 _WORSE = 1.05
 _log = logging.getLogger(__name__)
@@ -50,7 +60,7 @@ class MeZOSVRG(ZerothOrder):
     """Variance-reduced zeroth-order descent, see `zotune.methods.svrg`.
 
     Cost: ``queries`` forward passes over the full sample on a snapshot step, twice ``queries`` over the batch on the
-    others; a copy of the weights.
+    others; a few numbers, or with ``anchor="copy"`` a copy of the weights.
 
     Args:
         params: see `zotune.optimizer.ZerothOrder`.
@@ -58,6 +68,7 @@ class MeZOSVRG(ZerothOrder):
         lr_minibatch: learning rate eta_2 of the other steps; None is ``lr``.
         eps: perturbation scale.
         period: q; 1 is full-batch descent.
+        anchor: "recompute" undoes the updates since the snapshot when the anchor is queried; "copy" keeps its weights.
         anneal: divisor of both rates, 1 or more; 1 switches annealing off.
         anneal_window: steps per window.
         queries: forward passes per estimate, even.
@@ -80,6 +91,7 @@ class MeZOSVRG(ZerothOrder):
         lr_minibatch: float | None = None,
         eps: float = 1e-3,
         period: int = 2,
+        anchor: str = "recompute",
         anneal: float = 1.0,
         anneal_window: int = 100,
         queries: int = 2,
@@ -91,9 +103,13 @@ class MeZOSVRG(ZerothOrder):
         clip: float | None = None,
     ) -> None:
         check_count("period", period)
+        if anchor not in ANCHORS:
+            close = difflib.get_close_matches(str(anchor), ANCHORS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(ANCHORS)}"
+            raise ValueError(f"unknown anchor {anchor!r}: {hint}")
         check_count("anneal_window", anneal_window)
         check_number("anneal", anneal, at_least=1.0)
-        self.period, self.anneal, self.anneal_window = period, anneal, anneal_window
+        self.period, self.anchor, self.anneal, self.anneal_window = period, anchor, anneal, anneal_window
         self._snapshot_step = 0
         self._snapshot_weights: list[list[float]] = []  # per group
         self._annealed = 0  # times the rates were divided
@@ -116,6 +132,14 @@ class MeZOSVRG(ZerothOrder):
             evaluator=evaluator,
             clip=clip,
         )
+        terms = self.estimator.directions * period / 2
+        if anchor == "recompute" and terms > _LONG[noise]:
+            _log.warning(
+                "period=%d: a query at the anchor adds up %d directions on average, which takes a processor core as "
+                "long as a forward pass over 500 tokens; anchor='copy' is faster and keeps a copy of the weights",
+                period,
+                terms,
+            )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
@@ -149,6 +173,16 @@ class MeZOSVRG(ZerothOrder):
             closure = full_closure or closure
         return self._step(closure)
 
+    def _write_probe(self, slot: Slot, probe: Probe, out: Tensor, part: Part | None = None) -> None:
+        if probe.point == 0 or not self._anchored(slot) or "anchor" in slot.state:
+            super()._write_probe(slot, probe, out, part)
+            return
+        decay, w = slot.state["anchor_decay"], slot.logical(slot.param.data)
+        terms = self._probe_terms(slot, probe)
+        for step, moves in slot.state["anchor_moves"]:
+            terms += [(-move / decay, key) for move, key in self._terms(slot, moves, step) if move != 0.0]
+        slot.perturbation.combine(slot, out, w if part is None else part.take(w), terms, decay=1.0 / decay, part=part)
+
     def _point(self, slot: Slot, point: int) -> Tensor:
         anchor: Tensor = slot.state["anchor"] if point == 1 and self._anchored(slot) else slot.param.data
         return anchor
@@ -167,32 +201,67 @@ class MeZOSVRG(ZerothOrder):
         )
 
     def _update(self, slots: Sequence[Slot], losses: Sequence[float]) -> None:
-        groups = self.param_groups
         half = len(self.estimator.plan)
         if self.needs_full:
             self._snapshot_step = self.t
-            self._snapshot_weights = [self._clipped(self.estimator.weigh(losses, g["eps"])) for g in groups]
+            self._snapshot_weights = [self._clipped(self.estimator.weigh(losses, g["eps"])) for g in self.param_groups]
+        self._check_decay(slots)
         for slot in slots:
-            number = next(i for i, group in enumerate(groups) if group is slot.group)
-            full = self._terms(slot, self._snapshot_weights[number], self._snapshot_step)
             rate, rate_minibatch = self._rates(slot.group)
             if self.needs_full:
-                if "anchor" in slot.state:
-                    slot.state["anchor"].copy_(slot.param.data)
-                else:
-                    slot.state["anchor"] = slot.param.data.clone()
-                slot.state["anchor_step"] = self.t
-                self._apply(slot, full, lr=rate)
+                self._drop_anchor(slot)
+                self._descend(slot, [], rate)
                 continue
             eps = slot.group["eps"]
             here = self._clipped(self.estimator.weigh(losses[:half], eps))
-            there = self._clipped(self.estimator.weigh(losses[half:], eps))
             if not self._anchored(slot):
                 self._apply(slot, self._terms(slot, here, self.t), lr=rate_minibatch)
                 continue
-            corrected = self._terms(slot, [w - x for w, x in zip(here, there, strict=True)], self.t)
-            self._apply(slot, [*corrected, *full], lr=rate_minibatch)
+            there = self._clipped(self.estimator.weigh(losses[half:], eps))
+            self._descend(slot, [w - x for w, x in zip(here, there, strict=True)], rate_minibatch)
         self._watch(self._mean(losses))
+
+    def _drop_anchor(self, slot: Slot) -> None:
+        """The present weights are the anchor."""
+        state = slot.state
+        state["anchor_step"] = self.t
+        if self.anchor == "copy":
+            state["anchor"] = state["anchor"].copy_(slot.param.data) if "anchor" in state else slot.param.data.clone()
+            state.pop("anchor_moves", None)  # of a run that began with "recompute"
+        else:
+            state.pop("anchor", None)  # of a run that began with "copy"
+            state["anchor_decay"], state["anchor_moves"] = 1.0, ((self.t, (0.0,) * self.estimator.directions),)
+
+    def _descend(self, slot: Slot, fresh: Sequence[float], lr: float) -> None:
+        """W <- (1 - lr wd) W - lr (g_full + sum_k fresh_k z_k) with the present step's z, taken down in the state."""
+        number = next(i for i, group in enumerate(self.param_groups) if group is slot.group)
+        full = self._snapshot_weights[number]
+        terms = [*self._terms(slot, fresh, self.t), *self._terms(slot, full, self._snapshot_step)]
+        self._apply(slot, terms, lr=lr)
+        if "anchor" in slot.state:
+            return
+        decay = self._decay(slot, lr)
+        first, *others = ((step, [decay * move for move in moves]) for step, moves in slot.state["anchor_moves"])
+        moves = [(first[0], [move - lr * w for move, w in zip(first[1], full, strict=True)]), *others]
+        if fresh:
+            moves.append((self.t, [-lr * w for w in fresh]))
+        slot.state["anchor_decay"] *= decay
+        slot.state["anchor_moves"] = tuple((step, tuple(own)) for step, own in moves)
+
+    @staticmethod
+    def _decay(slot: Slot, lr: float) -> float:
+        return 1.0 - lr * float(slot.group["weight_decay"])
+
+    def _check_decay(self, slots: Sequence[Slot]) -> None:
+        """Raise ValueError if, after this step, the anchor could not be recomputed."""
+        for slot in slots:
+            kept = 1.0 if self.needs_full else slot.state.get("anchor_decay", 1.0)
+            decay = kept * self._decay(slot, self._rates(slot.group)[not self.needs_full])
+            if self.anchor == "recompute" and self.period > 1 and decay < _LEAST_DECAY:
+                raise ValueError(
+                    "the weights decay to less than half between two snapshots, so their anchor cannot be recomputed: "
+                    "lower lr, weight_decay or period, or choose anchor='copy'"
+                )
 
     def _watch(self, loss: float) -> None:
         """Keep the means of two windows of losses, and anneal when the later is worse."""

@@ -84,6 +84,7 @@ def _method_arguments(config: TrainConfig, steps_per_epoch: int) -> dict[str, An
                 "period": config.q,
                 "anneal": config.anneal,
                 "anneal_window": steps_per_epoch,
+                "anchor": config.anchor,
                 "queries": _svrg_queries(config),
             }
         case "LOZO":
@@ -91,7 +92,12 @@ def _method_arguments(config: TrainConfig, steps_per_epoch: int) -> dict[str, An
         case "HiZOO":
             return {"smoothing": config.hessian_smooth_type}
         case "LOREN":
-            return {"damping": config.damping, "lr_cov": config.lr_cov, "momentum": config.momentum}
+            return {
+                "damping": config.damping,
+                "lr_cov": config.lr_cov,
+                "momentum": config.momentum,
+                "momentum_bits": config.momentum_bits,
+            }
         case "FOAdam":
             return {"eps": config.eps}
         case _:
