@@ -19,8 +19,9 @@ from zotune.config import (
 from zotune.run.seeds import derive_seed
 
 SEED_FLAGS = """epochs model_name task algorithm lr weight_decay num_queries perturbation_scale lr_mezosvrg_mb q anneal
-eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping samplesize samplesize_validation batchsize
-batchsize_limit full_parameter max_seq_length device results save_ckpt save_every eval_every logging init_seed trial
+anchor eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping momentum_bits samplesize
+samplesize_validation batchsize batchsize_limit full_parameter max_seq_length device results save_ckpt save_every
+eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend"""
 
 WRONG = {
@@ -57,6 +58,8 @@ WRONG = {
     "negative minibatch rate": ({"lr_mezosvrg_mb": "-1"}, "--lr_mezosvrg_mb must not be negative"),
     "epsilon of zero": ({"eps": "0"}, "--eps must be above 0"),
     "four bits": ({"low_bit_adam": "4"}, "--low_bit_adam knows 0 or 8, not '4'"),
+    "four bits of momentum": ({"momentum_bits": "4"}, "--momentum_bits knows 8, 16 or 32, not '4'"),
+    "unknown anchor": ({"anchor": "coppy"}, "did you mean copy?"),
     "rank of zero": ({"rank": "0"}, "--rank must be at least 1"),
     "no step interval": ({"step_interval": "0"}, "--step_interval must be at least 1"),
     "unknown smoothing": ({"hessian_smooth_type": "constant1e-80"}, "did you mean constant1e-8"),
@@ -111,10 +114,19 @@ def test_queries_left_out_follow_the_method():
     }  # fmt: skip
 
 
-def test_momentum_left_out_follows_the_method_and_zero_stays_zero():
-    assert TrainConfig(algorithm="LOREN").resolved().momentum == 0.9
-    assert TrainConfig(algorithm="LOREN", momentum=0.0).resolved().momentum == 0.0
-    assert TrainConfig(algorithm="LOZO").resolved().momentum == 0.0
+def test_momentum_left_out_is_off_for_every_method():
+    for algorithm in ALGORITHMS:
+        assert TrainConfig(algorithm=algorithm).resolved().momentum == 0.0
+    assert TrainConfig(algorithm="LOREN", momentum=0.5).resolved().momentum == 0.5
+
+
+def test_eight_bit_adam_without_its_package_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"--low_bit_adam 8 needs the package bitsandbytes; install zotune\[low-bit\]"
+    ):
+        TrainConfig(algorithm="ZOAdam", low_bit_adam=8).validate()
+    TrainConfig(algorithm="LOREN", low_bit_adam=8).validate()
 
 
 def test_a_rate_of_zero_is_a_rate():
@@ -143,6 +155,10 @@ def test_flags_that_need_another_one_are_named():
         "no effect without --early_stopping: --patience",
         "no effect without --save_ckpt: --save_every",
     ]
+    bits = {"momentum_bits": "8"}
+    assert notices(config_from_text(bits), bits.keys()) == ["no effect without --momentum: --momentum_bits"]
+    bits |= {"algorithm": "ZO"}
+    assert notices(config_from_text(bits), bits.keys()) == ["no effect with ZO: --momentum_bits"]
     both = given | {"early_stopping": True, "save_ckpt": True}
     assert notices(config_from_text(both), both.keys()) == []
 

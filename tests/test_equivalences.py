@@ -186,7 +186,7 @@ METHODS: dict[str, tuple[Callable[..., ZerothOrder], Callable[[float], dict[str,
     "LOZO": (LOZO, lambda rate: {"lr": rate / 2, "period": 10}),
     "LOZO-M": (LOZO, lambda rate: {"lr": rate / 2, "period": 10, "momentum": 0.5}),
     "HiZOO": (HiZOO, lambda rate: {"lr": rate, "smoothing": "constant1e-6"}),
-    "LOREN": (LOREN, lambda rate: {"lr": rate / 8}),
+    "LOREN": (LOREN, lambda rate: {"lr": rate / 8, "momentum": 0.9}),
     "FZOO": (FZOO, lambda rate: {"lr": 2e-5}),
 }
 
@@ -222,7 +222,7 @@ PINNED: dict[str, tuple[Callable[..., ZerothOrder], dict[str, Any]]] = {
     "LOZO": (LOZO, {"lr": 0.03, "period": 4}),
     "LOZO-M": (LOZO, {"lr": 0.03, "period": 4, "momentum": 0.9}),
     "HiZOO": (HiZOO, {"lr": 0.05, "smoothing": "constant1e-3"}),
-    "LOREN": (LOREN, {"lr": 0.01}),
+    "LOREN": (LOREN, {"lr": 0.01, "momentum": 0.9}),
     "LOREN, no momentum": (LOREN, {"lr": 0.03, "momentum": 0.0, "lr_cov": 0.1}),
     "FZOO": (FZOO, {"lr": 1e-5}),
 }

@@ -24,7 +24,7 @@ METHODS: dict[str, tuple[type[ZerothOrder], dict[str, Any]]] = {
     "LOZO": (LOZO, {"period": 3}),
     "LOZO-M": (LOZO, {"period": 3, "momentum": 0.9}),
     "HiZOO": (HiZOO, {"smoothing": "constant1e-2"}),
-    "LOREN": (LOREN, {}),
+    "LOREN": (LOREN, {"momentum": 0.9}),
     "LOREN without momentum": (LOREN, {"momentum": 0.0}),
     "FZOO": (FZOO, {}),
 }
@@ -74,10 +74,12 @@ WRONG: list[tuple[type[ZerothOrder], dict[str, Any], str]] = [
     (LOZO, {"rank": 1.5}, "rank=1.5"),
     (LOZO, {"period": 0}, "period=0"),
     (MeZOSVRG, {"period": -1}, "period=-1"),
+    (MeZOSVRG, {"anchor": "coppy"}, "did you mean 'copy'"),
     (MeZOSVRG, {"anneal": 0.5}, "anneal=0.5"),
     (MeZOSVRG, {"anneal_window": 0}, "anneal_window=0"),
     (MeZOSVRG, {"lr_minibatch": math.nan}, "lr_minibatch=nan"),
     (ZOAdam, {"bits": 16}, "bits=16"),
+    (LOREN, {"momentum_bits": 4}, "momentum_bits=4"),
     (ZOAdam, {"betas": (0.9, 1.0)}, "betas=1.0"),
     (ZOAdam, {"betas": (0.9,)}, "betas="),
     (ZOAdam, {"adam_eps": 0.0}, "adam_eps=0.0"),
@@ -452,9 +454,8 @@ def test_tell_replays_a_run(method: str) -> None:
     cls, options = METHODS[method]
     replay = cls(weights.items(), **({"lr": 1e-2, "seed": 5} | options))
     for step in range(10):
-        log: list[float] = []
-        optimizer.step(lambda s=step, log=log: log.append(float(loss_at(model, s)())) or log[-1])
-        replay.tell(log)
+        optimizer.step(loss_at(model, step))
+        replay.tell(optimizer.last_losses)
         assert digest(model.parameters()) == digest(weights.values()), f"step {step}"
         assert replay.last_loss == optimizer.last_loss
     assert (replay.t, replay.queries) == (optimizer.t, optimizer.queries)

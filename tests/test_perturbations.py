@@ -9,14 +9,14 @@ import torch
 from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, ZOAdam
 from zotune.estimators import ThreePoint
 from zotune.methods.hizoo import InverseRootHessian
-from zotune.methods.loren import RankOneCovariance
+from zotune.methods.loren import LowRankCovariance, RankOneCovariance
 from zotune.methods.lozo import LowRank
 from zotune.noise import Key, normal
 from zotune.perturbations import Dense, Perturbation, Slot
 from zotune.rules import SGD, Momentum
 
 CLASSES = [MeZO, ZOAdam, MeZOSVRG, LOZO, HiZOO, LOREN, FZOO]
-NAMES = ["dense", "rank_one", "low_rank", "hessian"]
+NAMES = ["dense", "rank_one", "low_rank", "low_rank_covariance", "hessian"]
 TERMS = [(0.5, 0), (-1.25, 1), (2.0, 2)]
 
 
@@ -25,6 +25,7 @@ def make(name: str, noise: str = "gaussian") -> Perturbation:
         "dense": lambda: Dense(noise),
         "rank_one": lambda: RankOneCovariance(0.1, noise),
         "low_rank": lambda: LowRank(3, 5, noise),
+        "low_rank_covariance": lambda: LowRankCovariance(0.1, 3, noise),
         "hessian": lambda: InverseRootHessian(ThreePoint(3), "constant1e-2", noise),
     }[name]()
 
@@ -115,6 +116,35 @@ def test_combine_is_linear_in_its_coefficients(name, shape, noise):
     torch.testing.assert_close(out, 0.75 * w + expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["low_rank", "low_rank_covariance"])
+@pytest.mark.parametrize("noise", ["gaussian", "rademacher"])
+def test_factors_are_those_of_the_directions(name, noise):
+    """Also of two sides of one direction, of several terms, and of none (the weights themselves)."""
+    slot = slot_of(make(name, noise), torch.zeros(5, 123, dtype=torch.float64))
+    plus, other = keyed(slot, [(0.5, 0)]), keyed(slot)
+    directions = [plus, [(-c, key) for c, key in plus], other, []]
+    u, v = slot.perturbation.low_rank(slot, directions)
+    for own, terms in zip(u, directions, strict=True):
+        torch.testing.assert_close(own @ v[0].t(), direction(slot, terms), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rademacher"])
+def test_low_rank_directions_of_loren_have_its_covariance_over_the_steps(noise):
+    """E[D^T D] / m = rho (rho I + a a^T)^{-1}, as for dense noise; in one step their rank is r."""
+    rho, m, n, r, steps = 0.1, 4, 6, 2, 12_000
+    slot = slot_of(LowRankCovariance(rho, r, noise), torch.zeros(m, n, dtype=torch.float64))
+    slot.state["a"] = normal(Key(9), (n,), dtype=torch.float64)
+    total = torch.zeros(n, n, dtype=torch.float64)
+    for step in range(steps):
+        slot.perturbation.refresh(slot, step)
+        D = direction(slot, [(1.0, slot.key.at(step=step))])
+        total += D.t() @ D
+    a = slot.state["a"]
+    expected = rho * torch.linalg.inv(rho * torch.eye(n, dtype=torch.float64) + torch.outer(a, a))
+    torch.testing.assert_close(total / (steps * m), expected, rtol=0, atol=0.05)
+    assert torch.linalg.matrix_rank(D) == r
+
+
 @pytest.mark.parametrize("name", ["dense", "low_rank"])
 def test_coordinates_expand_to_the_same_directions(name):
     """combine == combine_coordinates, then add_coordinates (the two halves of momentum in coordinates)."""
@@ -129,7 +159,7 @@ def test_coordinates_expand_to_the_same_directions(name):
 # -------------------------------------------------------------------------------------------- shapes
 
 
-@pytest.mark.parametrize("name", ["rank_one", "low_rank"])
+@pytest.mark.parametrize("name", ["rank_one", "low_rank", "low_rank_covariance"])
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 7)])
 def test_input_dim_0_is_the_transposed_problem(name, shape):
     """GPT-2's Conv1D stores (n, m): the same directions, turned."""
@@ -207,11 +237,13 @@ def log_density(D: torch.Tensor, a: torch.Tensor, rho: float) -> torch.Tensor:
     return 0.5 * D.shape[0] * torch.logdet(precision) - 0.5 * torch.einsum("mi,ij,mj->", D, precision, D)
 
 
+@pytest.mark.parametrize("name", ["rank_one", "low_rank_covariance"])
 @pytest.mark.parametrize("noise", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("shape", [(1, 7), (7, 1), (5, 12)])
-def test_lorens_gradient_of_a_is_autograd_of_the_log_density(shape, noise):
+def test_lorens_gradient_of_a_is_autograd_of_the_log_density(shape, noise, name):
     rho, K, step, lr_cov = 0.1, 4, 3, 0.5
-    slot = slot_of(RankOneCovariance(rho, noise), torch.zeros(shape, dtype=torch.float64))
+    slot = slot_of(make(name, noise), torch.zeros(shape, dtype=torch.float64))
+    slot.perturbation.refresh(slot, step)
     slot.group["lr_cov"] = lr_cov
     weights = [0.7, -1.1, 0.3, 0.4]
     D = [direction(slot, [(1.0, slot.key.at(step=step, query=k))]) for k in range(K)]

@@ -21,10 +21,10 @@ COMMON = {"eps": 1e-3, "weight_decay": 0.0, "noise": "gaussian", "seed": 0, "bac
 OWN = {
     "MeZO": {"queries": 2, "momentum": 0.0},
     "ZOAdam": {"queries": 2, "betas": (0.9, 0.999), "adam_eps": 1e-8, "bits": 32},
-    "MeZOSVRG": {"lr_minibatch": None, "period": 2, "anneal": 1.0, "queries": 2},
+    "MeZOSVRG": {"lr_minibatch": None, "period": 2, "anchor": "recompute", "anneal": 1.0, "queries": 2},
     "LOZO": {"rank": 2, "period": 50, "momentum": 0.0, "queries": 2},
     "HiZOO": {"queries": 3, "smoothing": "constant1e-8"},
-    "LOREN": {"queries": 6, "damping": 0.1, "lr_cov": 1e-3, "momentum": 0.9},
+    "LOREN": {"queries": 6, "damping": 0.1, "lr_cov": 1e-3, "momentum": 0.0, "momentum_bits": 32},
     "FZOO": {"queries": 8, "noise": "rademacher"},
 }
 

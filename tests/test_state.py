@@ -24,7 +24,8 @@ CASES: dict[str, tuple[type[ZerothOrder], dict[str, Any]]] = {
     "LOZO": (LOZO, {"period": 3}),
     "LOZO-M": (LOZO, {"period": 3, "momentum": 0.8}),
     "HiZOO": (HiZOO, {"smoothing": "constant1e-2"}),
-    "LOREN": (LOREN, {"lr_cov": 1e-2}),
+    "SVRG copy": (MeZOSVRG, {"period": 3, "anchor": "copy"}),
+    "LOREN": (LOREN, {"lr_cov": 1e-2, "momentum": 0.9}),
     "LOREN without momentum": (LOREN, {"momentum": 0.0}),
     "FZOO": (FZOO, {}),
 }
@@ -175,7 +176,7 @@ def test_refuses_other_formats_and_other_parameters() -> None:
 
 
 def test_state_is_small_where_it_is_promised() -> None:
-    """LOZO-M keeps (m, r), SVRG one copy, MeZO nothing."""
+    """LOZO-M keeps (m, r), LOREN n, MeZO and SVRG nothing."""
     model = model_of(torch.float32)
     sizes = {}
     for case in ("MeZO", "LOZO-M", "SVRG", "LOREN without momentum"):
@@ -183,4 +184,4 @@ def test_state_is_small_where_it_is_promised() -> None:
         optimizer.step(loss_at(model, 0))
         state = optimizer.state[model[0].weight]
         sizes[case] = sum(v.numel() for v in state.values() if isinstance(v, torch.Tensor))
-    assert sizes == {"MeZO": 0, "LOZO-M": 8 * 2, "SVRG": 64, "LOREN without momentum": 8}
+    assert sizes == {"MeZO": 0, "LOZO-M": 8 * 2, "SVRG": 0, "LOREN without momentum": 8}

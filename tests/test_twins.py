@@ -109,9 +109,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lr=0.01,
         smoothing="constant_decay1",
     ),
-    "LOREN": case(zotune.LOREN, loren.LOREN, lr=0.002),
+    "LOREN": case(zotune.LOREN, loren.LOREN, lr=0.002, momentum=0.9),
     "LOREN, no momentum": case(zotune.LOREN, loren.LOREN, lr=0.01, momentum=0.0, queries=2),
-    "LOREN, fast a": case(zotune.LOREN, loren.LOREN, lr=0.002, lr_cov=2.0, damping=0.5, queries=4, eps=0.01, **WD),
+    "LOREN, fast a": case(
+        zotune.LOREN, loren.LOREN, lr=0.002, momentum=0.9, lr_cov=2.0, damping=0.5, queries=4, eps=0.01, **WD
+    ),
     "FZOO": case(zotune.FZOO, fzoo.FZOO, lr=5e-5),
     "FZOO, 5 queries": case(zotune.FZOO, fzoo.FZOO, lr=3e-5, queries=5, **WD),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zotune.checks import digest
-    from zotune.evaluators import DataParallel, InPlace, NonFiniteLossError, Overlay
+    from zotune.evaluators import DataParallel, Grouped, InPlace, NonFiniteLossError, Overlay, Stacked, repeat
     from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
     from zotune.optimizer import ZerothOrder
 
@@ -19,20 +19,23 @@ __all__ = [
     "LOZO",
     "METHODS",
     "DataParallel",
+    "Grouped",
     "HiZOO",
     "InPlace",
     "MeZO",
     "MeZOSVRG",
     "NonFiniteLossError",
     "Overlay",
+    "Stacked",
     "ZOAdam",
     "ZerothOrder",
     "digest",
+    "repeat",
 ]
 
 _HOMES = {
     "zotune.checks": ("digest",),
-    "zotune.evaluators": ("DataParallel", "InPlace", "NonFiniteLossError", "Overlay"),
+    "zotune.evaluators": ("DataParallel", "Grouped", "InPlace", "NonFiniteLossError", "Overlay", "Stacked", "repeat"),
     "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
     "zotune.optimizer": ("ZerothOrder",),
 }

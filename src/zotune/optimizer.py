@@ -28,6 +28,19 @@ _REMADE = {"_zero_grad_profile_name", "_opt_called", "_warned_capturable_if_run_
 _TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 
 
+class _Probes:
+    """The weights of an optimizer's probes, for its evaluator; see `zotune.evaluators.base.Writer`."""
+
+    def __init__(self, optimizer: ZerothOrder) -> None:
+        self._optimizer = optimizer
+
+    def __call__(self, slot: Slot, probe: Probe, out: Tensor, part: Part | None = None) -> None:
+        self._optimizer._write_probe(slot, probe, out, part)
+
+    def low_rank(self, slot: Slot, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
+        return slot.perturbation.low_rank(slot, [self._optimizer._probe_terms(slot, probe) for probe in probes])
+
+
 class ZerothOrder(torch.optim.Optimizer):
     """An optimizer that needs losses only.
 
@@ -49,6 +62,12 @@ class ZerothOrder(torch.optim.Optimizer):
         evaluator: how losses are obtained; the overlay when left out.
         clip: if given, the K weights w_k are scaled down so that sqrt(K) times their Euclidean norm, an estimate of
             the gradient's norm, is at most this.
+
+    Attributes:
+        t: steps made.
+        queries: forward passes used up.
+        last_loss: mean loss of the last step, or None.
+        last_losses: losses of its plan, all that `tell` needs to repeat the step.
 
     Raises:
         ValueError: for hyperparameters out of range and parameters that cannot be perturbed.
@@ -81,6 +100,7 @@ class ZerothOrder(torch.optim.Optimizer):
         self.t = 0
         self.queries = 0
         self.last_loss: float | None = None
+        self.last_losses: tuple[float, ...] = ()
         self._sums: list[float] = []
         self._weight = 0.0
         self._slots: dict[torch.nn.Parameter, Slot] = {}
@@ -213,7 +233,7 @@ class ZerothOrder(torch.optim.Optimizer):
         slots = self._active()
         self._refresh(slots)
         plan = self.plan()
-        losses = self.evaluator.evaluate(slots, plan, self._write_probe, closure, self.t)
+        losses = self.evaluator.evaluate(slots, plan, _Probes(self), closure, self.t)
         if not self._sums:
             self._sums = [0.0] * len(plan)
         if weight > 0.0:  # the mean over no example is NaN, and must not count
@@ -264,7 +284,7 @@ class ZerothOrder(torch.optim.Optimizer):
         slots = self._active()
         self._refresh(slots)
         self._update(slots, losses)
-        self.last_loss = self._mean(losses)
+        self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
         self.queries += len(plan)
         self.t += 1
 
@@ -298,10 +318,13 @@ class ZerothOrder(torch.optim.Optimizer):
         own = [loss for loss, probe in zip(losses, self.plan(), strict=True) if probe.point == 0]
         return math.fsum(own) / len(own)
 
+    def _probe_terms(self, slot: Slot, probe: Probe) -> list[tuple[float, Key]]:
+        scale = probe.sign * slot.group["eps"]
+        return [(scale, slot.key.at(step=self.t, query=probe.query))] if probe.sign else []
+
     def _write_probe(self, slot: Slot, probe: Probe, out: Tensor, part: Part | None = None) -> None:
         """out = point + sign * eps * D(x_query), of the whole parameter or some rows of it."""
-        scale = probe.sign * slot.group["eps"]
-        terms = [(scale, slot.key.at(step=self.t, query=probe.query))] if probe.sign else []
+        terms = self._probe_terms(slot, probe)
         point = slot.logical(self._point(slot, probe.point))
         slot.perturbation.combine(slot, out, point if part is None else part.take(point), terms, part=part)
 
@@ -342,6 +365,7 @@ class ZerothOrder(torch.optim.Optimizer):
             "method": type(self).__name__,
             "seed": self.seed,
             "noise": self._matrix.noise,
+            "bits": self.rule.bits,
             "numbers": numbers,
             "t": self.t,
             "queries": self.queries,
@@ -355,13 +379,20 @@ class ZerothOrder(torch.optim.Optimizer):
         """Continue where ``state_dict`` was taken.
 
         Raises:
-            ValueError: if it belongs to another method, seed or noise, or to other parameters.
+            ValueError: if it belongs to another method, seed or noise, to state in another number of bits, or to other
+                parameters.
         """
         own = state_dict.get(_OWN_KEY)
         if not isinstance(own, dict) or own.get("format") != FORMAT:
             raise ValueError("this state was not saved by an optimizer of this version of zotune")
-        for field, mine in (("method", type(self).__name__), ("seed", self.seed), ("noise", self._matrix.noise)):
-            if own[field] != mine:
+        expected = {
+            "method": type(self).__name__,
+            "seed": self.seed,
+            "noise": self._matrix.noise,
+            "bits": self.rule.bits,
+        }
+        for field, mine in expected.items():
+            if own.get(field, mine) != mine:
                 raise ValueError(
                     f"the saved state has {field}={own[field]!r}, this optimizer {mine!r}: build it the same way"
                 )

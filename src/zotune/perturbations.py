@@ -107,7 +107,7 @@ def address(slot: Slot, part: Part | None) -> dict[str, Any]:
     """Which noise belongs to a part, as the kernels' arguments ``start`` and ``rows``."""
     if part is None:
         return {}
-    return {"start": part.first * slot.shape[1]} if part.rows is None else {"rows": part.rows}
+    return {"start": part.first * math.prod(slot.shape[1:])} if part.rows is None else {"rows": part.rows}
 
 
 class Perturbation:
@@ -119,6 +119,9 @@ class Perturbation:
 
     matrix: ClassVar[bool] = False
     """Whether the perturbation needs its parameter as a matrix."""
+
+    low_rank_directions: ClassVar[bool] = False
+    """Whether `low_rank` gives the directions' factors."""
 
     gain: float = 1.0
     """Factor on D in the update that is not in the queries (LOZO's 1/r)."""
@@ -153,6 +156,31 @@ class Perturbation:
             **address(slot, part),
         )
 
+    def low_rank(self, slot: Slot, directions: Sequence[Terms]) -> tuple[Tensor, Tensor]:
+        """Factors of ``sum_k c_k D(x_k) = U V^T`` for several sets of terms, in the compute dtype.
+
+        Returns:
+            U, shape (len(directions), m, r), and V, shape (1, n, r), or (len(directions), n, r) if it differs.
+        """
+        raise NotImplementedError
+
+    def update(
+        self,
+        slot: Slot,
+        out: Tensor,
+        w: Tensor | None,
+        terms: Terms,
+        *,
+        decay: float = 1.0,
+        rounding: Key | None = None,
+        part: Part | None = None,
+    ) -> None:
+        """`combine` of a step's gradient estimate, once for each part of the parameter.
+
+        A perturbation that adapts to the losses may do so in the same pass, which has the noise at hand.
+        """
+        self.combine(slot, out, w, terms, decay=decay, rounding=rounding, part=part)
+
     def coordinates_shape(self, slot: Slot) -> torch.Size:
         """Shape of the coordinates x."""
         return slot.shape
@@ -168,10 +196,10 @@ class Perturbation:
         kernels.combine(w, w, decay=decay, dense=(scale, x), rounding=rounding, backend=slot.backend)
 
     def after_losses(self, slot: Slot, step: int, weights: Sequence[float], losses: Sequence[float]) -> None:
-        """Adapt the perturbation to the losses, before the rule writes the weights (HiZOO)."""
+        """Learn the losses, before the rule writes the weights."""
 
     def after_update(self, slot: Slot, step: int, weights: Sequence[float]) -> None:
-        """Adapt the perturbation once the rule has written the weights (LOREN)."""
+        """Adapt the perturbation to the losses, unless `update` has: a rule may find nothing to write."""
 
 
 class Dense(Perturbation):

@@ -9,7 +9,10 @@ from typing import Final
 import zotune
 from zotune.cli.stops import leaving
 
-COMMANDS: Final[dict[str, str]] = {"train": "fine-tune a model on a task"}
+COMMANDS: Final[dict[str, str]] = {
+    "train": "fine-tune a model on a task",
+    "bench": "measure or foretell what a step costs for a model",
+}
 """What each command does; the command `x` is `main` of the module `zotune.cli.x`."""
 
 _USAGE: Final = """usage: zotune COMMAND [FLAGS]

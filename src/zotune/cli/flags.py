@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from zotune.config import FLAGS, METHOD_FLAGS, ConfigError, FlagOfField, methods_of, nearest
@@ -29,26 +29,33 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}.")
 
 
-def parse_flags(program: str, about: str, words: Sequence[str]) -> dict[str, str | bool]:
-    """The flags given in `words`: name to text, or to True for a switch.
+def parse_flags(
+    program: str, about: str, words: Sequence[str], *, flags: Mapping[str, FlagOfField] = FLAGS, bare: str | None = None
+) -> dict[str, str | bool]:
+    """Those of `flags` that are given in `words`: name to text, or to True for a switch.
+
+    A single word without a flag is the value of the flag `bare`, if there is one.
 
     Raises `ConfigError` for an unknown flag (with the nearest name), a missing value, or a word that belongs to no
     flag; `SystemExit` after `--help` has been printed.
     """
-    known, unknown = _parser(program, about).parse_known_args(_joined(words))
+    known, unknown = _parser(program, about, flags, bare).parse_known_args(_joined(words, flags))
+    if bare is not None and not hasattr(known, bare) and unknown and not unknown[0].startswith("-"):
+        setattr(known, bare, unknown.pop(0))
     if unknown:
         name = unknown[0].split("=")[0]
         if not name.startswith("-"):
             raise ConfigError(f"{name!r} belongs to no flag; flags are written --name value.")
-        like = nearest(name.lstrip("-").replace("-", "_"), FLAGS, prefix="--")
+        like = nearest(name.lstrip("-").replace("-", "_"), flags, prefix="--")
         raise ConfigError(f"There is no flag {name}{like}")
     return vars(known)
 
 
-def _parser(program: str, about: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=program, description=about, allow_abbrev=False, usage=f"{program} [--flag value ...]")
+def _parser(program: str, about: str, flags: Mapping[str, FlagOfField], bare: str | None) -> argparse.ArgumentParser:
+    usage = f"{program} {'' if bare is None else f'{bare.upper()} '}[--flag value ...]"
+    parser = _Parser(prog=program, description=about, allow_abbrev=False, usage=usage)
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, described in FLAGS.items():
+    for name, described in flags.items():
         section = _SECTIONS.get(described.flag.group) or "only with " + ", ".join(methods_of(name))
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
@@ -77,11 +84,11 @@ def _help(name: str, described: FlagOfField) -> str:
     return "".join(parts).replace("%", "%%")
 
 
-def _joined(words: Sequence[str]) -> list[str]:
+def _joined(words: Sequence[str], flags: Mapping[str, FlagOfField]) -> list[str]:
     # argparse takes -1e-3 for a flag; --lr=-1e-3 it reads, and the range check can then say what is wrong with it.
     joined: list[str] = []
     for word in words:
-        if re.match(r"-[\d.]", word) and joined and joined[-1].removeprefix("--") in FLAGS:
+        if re.match(r"-[\d.]", word) and joined and joined[-1].removeprefix("--") in flags:
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -2,7 +2,20 @@
 
 from zotune.evaluators.base import Closure, Evaluator, NonFiniteLossError
 from zotune.evaluators.distributed import DataParallel
+from zotune.evaluators.grouped import repeat
 from zotune.evaluators.in_place import InPlace
 from zotune.evaluators.overlay import Mode, Overlay
+from zotune.evaluators.stacked import Grouped, Stacked
 
-__all__ = ["Closure", "DataParallel", "Evaluator", "InPlace", "Mode", "NonFiniteLossError", "Overlay"]
+__all__ = [
+    "Closure",
+    "DataParallel",
+    "Evaluator",
+    "Grouped",
+    "InPlace",
+    "Mode",
+    "NonFiniteLossError",
+    "Overlay",
+    "Stacked",
+    "repeat",
+]

@@ -36,11 +36,15 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class Writer(Protocol):
-    """Writes the weights of a probe."""
+    """Gives the weights of probes."""
 
     def __call__(self, slot: Slot, probe: Probe, out: Tensor, part: Part | None = None) -> None:
         """Write ``point + sign * eps * D(x_query)`` of one parameter to ``out``, shaped as ``slot.logical`` or as the
         ``part`` of it."""
+
+    def low_rank(self, slot: Slot, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
+        """Factors U, shape (len(probes), m, r), and V, (1 or len(probes), n, r), of a slot with `low_rank_directions`:
+        ``sign * eps * D(x_query) = U V^T`` for each probe."""
 
 
 class Evaluator:

@@ -23,7 +23,7 @@ class DataParallel(Evaluator):
 
     Args:
         group: process group; None is the default group.
-        inner: evaluator used on each rank.
+        inner: evaluator used on each rank; the overlay when left out.
 
     Raises:
         ValueError: if torch.distributed is not initialised.

@@ -1,6 +1,6 @@
 """Classification loss reduced in float32, and its exact mean over an evaluation set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import EvalPrediction
+
+import zotune
 
 Metrics = Callable[[EvalPrediction], dict[str, float]]
 
@@ -53,6 +55,47 @@ def wide_loss(loss: Any) -> torch.Tensor:
             "compute_loss_func that works on logits.float()."
         )
     return loss
+
+
+def group_losses(
+    model: nn.Module, inputs: Mapping[str, Any], groups: int, loss: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """The loss of each group of a batch that is repeated for several probes, from one forward.
+
+    Args:
+        model: called with all inputs but ``labels``.
+        inputs: the batch, with ``labels``.
+        groups: how often it is repeated.
+        loss: ``(outputs, labels) -> scalar``.
+
+    Returns:
+        Shape [groups], float32 or float64.
+
+    Raises:
+        ValueError: the loss was reduced in half precision.
+    """
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    outputs = model(**zotune.repeat(given, groups))
+    size = outputs["logits"].shape[0] // groups
+    parts = [
+        {name: _rows(value, group * size, size, groups) for name, value in outputs.items()} for group in range(groups)
+    ]
+    return torch.stack([wide_loss(loss(type(outputs)(**part), inputs["labels"])) for part in parts])
+
+
+def _rows(value: Any, first: int, size: int, groups: int) -> Any:
+    """One group's rows of an output."""
+    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == size * groups:
+        return value.narrow(0, first, size)
+    return type(value)(_rows(item, first, size, groups) for item in value) if isinstance(value, tuple) else value
+
+
+def tokens_of(inputs: Mapping[str, Any]) -> int:
+    """Elements of the largest tensor of whole numbers: the token ids, padding included."""
+    whole = [
+        value.numel() for value in inputs.values() if isinstance(value, torch.Tensor) and not value.is_floating_point()
+    ]
+    return max(whole, default=0)
 
 
 def has_class_logits(model: nn.Module) -> bool:

@@ -11,11 +11,19 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from zotune import DataParallel, NonFiniteLossError, ZerothOrder
+from zotune import DataParallel, Grouped, NonFiniteLossError, ZerothOrder
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
-from .loss import Metrics, class_cross_entropy, has_class_logits, wide_loss, with_exact_loss
+from .loss import (
+    Metrics,
+    class_cross_entropy,
+    group_losses,
+    has_class_logits,
+    tokens_of,
+    wide_loss,
+    with_exact_loss,
+)
 from .replicas import check_replicas
 from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
 
@@ -216,7 +224,7 @@ class ZOTrainer(Trainer):
             )
         self.args.max_grad_norm = 0.0
         if self.args.world_size > 1:
-            optimizer.evaluator = DataParallel()
+            optimizer.evaluator = DataParallel(inner=optimizer.evaluator)
 
     @property
     def _zeroth_order(self) -> ZerothOrder | None:
@@ -319,10 +327,20 @@ class ZOTrainer(Trainer):
     def _estimate(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         inputs = self._prepare_inputs(inputs)
 
-        def closure() -> torch.Tensor:
+        def alone() -> torch.Tensor:
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
+        def together(groups: int) -> torch.Tensor:
+            assert self.compute_loss_func is not None
+            return alone() if groups == 1 else group_losses(model, inputs, groups, self.compute_loss_func)
+
+        closure = Grouped(together, tokens_of(inputs)) if self._groupable(inputs) else alone
         return optimizer.estimate(closure, weight=rows)
+
+    def _groupable(self, inputs: Batch) -> bool:
+        """Whether the loss is a function of outputs and labels, so that several probes can share a forward."""
+        own_loss = type(self).compute_loss is not Trainer.compute_loss or self.label_smoother is not None
+        return self.compute_loss_func is not None and not own_loss and "labels" in inputs
 
     def _estimate_on_all(self, optimizer: ZerothOrder, model: nn.Module) -> float:
         """Accumulate the estimate on this rank's share of the training sample; returns the share's mean loss."""

@@ -81,16 +81,64 @@ class InverseRootHessian(Perturbation):
             **address(slot, part),
         )
 
+    def update(
+        self,
+        slot: Slot,
+        out: Tensor,
+        w: Tensor | None,
+        terms: Terms,
+        *,
+        decay: float = 1.0,
+        rounding: Key | None = None,
+        part: Part | None = None,
+    ) -> None:
+        """`combine` with the new H; of the whole parameter, both come from the same noise."""
+        squares: Terms = slot.memo.get("squares", ())
+        if part is not None or not squares or [key for _, key in squares] != [key for _, key in terms]:
+            self._adapt(slot)
+            self.combine(slot, out, w, terms, decay=decay, rounding=rounding, part=part)
+            return
+        kernels.combine_with_squares(
+            out,
+            w,
+            slot.state["hessian"],
+            decay=decay,
+            terms=terms,
+            squares=[c for c, _ in squares],
+            keep=slot.memo["keep"],
+            noise=self.noise,
+            rounding=rounding,
+            backend=slot.backend,
+        )
+        slot.memo.clear()
+
     def after_losses(self, slot: Slot, step: int, weights: Sequence[float], losses: Sequence[float]) -> None:  # noqa: ARG002
-        """H <- H ((1 - alpha) + alpha 1/K sum_k curvature_k u_k^2)."""
+        """Note the factors of H <- H ((1 - alpha) + alpha 1/K sum_k curvature_k u_k^2)."""
+        slot.memo.clear()
         alpha = self._alpha(step)
         if alpha == 0.0:
             return
         curvatures = self._estimator.curvatures(losses, slot.group["eps"])
-        terms = [(alpha * c / len(curvatures), slot.key.at(step=step, query=k)) for k, c in enumerate(curvatures)]
-        kernels.scale_by_squares(
-            slot.state["hessian"], decay=1.0 - alpha, terms=terms, noise=self.noise, backend=slot.backend
-        )
+        slot.memo["squares"] = [
+            (alpha * c / len(curvatures), slot.key.at(step=step, query=k)) for k, c in enumerate(curvatures)
+        ]
+        slot.memo["keep"] = 1.0 - alpha
+
+    def after_update(self, slot: Slot, step: int, weights: Sequence[float]) -> None:  # noqa: ARG002
+        """Adapt H if the rule has written nothing."""
+        self._adapt(slot)
+
+    def _adapt(self, slot: Slot) -> None:
+        """Bring H up to date, once per step."""
+        if slot.memo:
+            kernels.scale_by_squares(
+                slot.state["hessian"],
+                decay=slot.memo["keep"],
+                terms=slot.memo["squares"],
+                noise=self.noise,
+                backend=slot.backend,
+            )
+            slot.memo.clear()
 
 
 class HiZOO(ZerothOrder):

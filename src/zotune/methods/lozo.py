@@ -18,7 +18,8 @@
 | N      |            | (m, r)                          |
 | 2 K    | `queries`  |                                 |
 
-Vectors (biases, norm gains) use dense noise, without the factor 1/r.
+Vectors (biases, norm gains) use dense noise, without the factor 1/r.  Queries never write the directions out: they are
+added to the layers' outputs, several queries in one forward, see `zotune.evaluators.stacked`.
 
 Differences from the released code: there, V and U share one random stream, so that on every nu-th step the update
 follows another U than the one that was evaluated; and the factor 1/r is left out, so a learning rate for that code
@@ -27,6 +28,7 @@ corresponds to r times as much here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ from torch import Tensor
 from zotune import kernels
 from zotune.checks import check_count, check_unit_interval
 from zotune.estimators import TwoPoint
-from zotune.evaluators import Evaluator
+from zotune.evaluators import Evaluator, Stacked
 from zotune.noise import Key, Noise, normal, rademacher
 from zotune.optimizer import ParamsT, ZerothOrder
 from zotune.perturbations import Part, Perturbation, Slot, Terms, address
@@ -46,16 +48,21 @@ class LowRank(Perturbation):
     """D(U) = U V^T with U of shape (m, r) fresh every step and V of shape (n, r) fresh every ``period`` steps."""
 
     matrix = True
+    low_rank_directions = True
 
     def __init__(self, rank: int, period: int, noise: Noise = "gaussian") -> None:
         super().__init__(noise)
         self.rank, self.period, self.gain = rank, period, 1.0 / rank
 
     def basis(self, slot: Slot, block: int) -> Tensor:
-        """V of the given block of steps, (n, r): a function of its key, never stored."""
-        draw = normal if self.noise == "gaussian" else rademacher
-        key = slot.key.at(step=block, tag="V")
-        return draw(key, (slot.shape[1], self.rank), device=slot.param.device, dtype=slot.dtype)
+        """V of the given block of steps, (n, r): a function of its key; kept for the block, never saved."""
+        if slot.memo.get("block") != block:
+            draw = normal if self.noise == "gaussian" else rademacher
+            key = slot.key.at(step=block, tag="V")
+            v = draw(key, (slot.shape[1], self.rank), device=slot.param.device, dtype=slot.dtype)
+            slot.memo.update(block=block, V=v)
+        basis: Tensor = slot.memo["V"]
+        return basis
 
     def refresh(self, slot: Slot, step: int) -> None:
         """Carry the momentum N into the new basis when V changes."""
@@ -87,6 +94,17 @@ class LowRank(Perturbation):
         u = torch.zeros(self.coordinates_shape(slot), dtype=slot.dtype, device=slot.param.device)
         self.combine_coordinates(slot, u, terms, decay=1.0)
         self._expand(slot, out, w, u if part is None else part.take(u), decay, rounding, part)
+
+    def low_rank(self, slot: Slot, directions: Sequence[Terms]) -> tuple[Tensor, Tensor]:
+        """See `Perturbation.low_rank`: one V serves all."""
+        u = torch.zeros((len(directions), *self.coordinates_shape(slot)), dtype=slot.dtype, device=slot.param.device)
+        for number, terms in enumerate(directions):
+            before = directions[number - 1]
+            if number and [(-c, key) for c, key in before] == terms:  # the other side of the same direction
+                torch.neg(u[number - 1], out=u[number])
+            elif terms:
+                self.combine_coordinates(slot, u[number], terms, decay=1.0)
+        return u, self.basis(slot, slot.state["block"]).unsqueeze(0)
 
     def add_coordinates(
         self, slot: Slot, w: Tensor, x: Tensor, *, scale: float, decay: float, rounding: Key | None
@@ -154,7 +172,7 @@ class LOZO(ZerothOrder):
         noise: distribution of the entries of U and V.
         seed: of all random numbers.
         backend: kernel backend; None chooses.
-        evaluator: how losses are obtained; None is the overlay.
+        evaluator: how losses are obtained; None is `zotune.Stacked`.
         clip: bound on the norm of the projected gradient.
 
     Raises:
@@ -198,6 +216,6 @@ class LOZO(ZerothOrder):
             rule=CoordinateMomentum(momentum) if momentum else SGD(),
             seed=seed,
             backend=backend,
-            evaluator=evaluator,
+            evaluator=evaluator or Stacked(),
             clip=clip,
         )

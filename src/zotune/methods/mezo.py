@@ -142,18 +142,18 @@ class ZOAdam(ZerothOrder):
         for beta in betas:
             check_unit_interval("betas", beta)
         check_number("adam_eps", adam_eps, above=0.0)
-        codec = None
+        storage = None
         if bits == 8:
-            from zotune.low_bit import BlockwiseCodec
+            from zotune.low_bit import Dynamic8
 
-            codec = BlockwiseCodec()
+            storage = Dynamic8()
         defaults: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
         super().__init__(
             params,
             defaults,
             estimator=TwoPoint(queries),
             matrix=Dense(noise),
-            rule=Adam((float(betas[0]), float(betas[1])), adam_eps, codec),
+            rule=Adam((float(betas[0]), float(betas[1])), adam_eps, storage),
             seed=seed,
             backend=backend,
             evaluator=evaluator,

@@ -1,0 +1,395 @@
+"""Stacked queries: several low-rank probes in one forward give the losses of separate forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from tiny_runs import make_trainer, weights
+from torch import Tensor, nn
+from torch.nn import functional
+
+import zotune
+from zotune.evaluators.grouped import UnsupportedError
+from zotune.hf.groups import parameter_groups
+from zotune.noise import Key, normal
+
+Losses = Callable[[int], Tensor]
+
+
+def draw(number: int, *shape: int) -> Tensor:
+    return normal(Key(number), shape, dtype=torch.float64)
+
+
+def optimizer_of(
+    model: nn.Module, evaluator: zotune.Stacked | zotune.Overlay | None = None, **kwargs: object
+) -> zotune.LOZO:
+    named = parameter_groups(model, weight_decay=0.0)
+    return zotune.LOZO(named, **{"lr": 0.0, "eps": 0.05, "queries": 4, "seed": 3, **kwargs}, evaluator=evaluator)  # type: ignore[arg-type]
+
+
+def losses_of(optimizer: zotune.LOZO, closure: object) -> list[float]:
+    optimizer.estimate(closure)  # type: ignore[arg-type]
+    losses, optimizer._sums, optimizer._weight = optimizer._sums, [], 0.0
+    return losses
+
+
+def assert_same(model: nn.Module, losses: Losses, limit: int = 16, **kwargs: object) -> None:
+    """Stacked, with 1 and with several probes in a forward, equals the overlay, and every group counts."""
+    separate = losses_of(optimizer_of(model, zotune.Overlay(), **kwargs), zotune.Grouped(losses))
+    assert max(separate) - min(separate) > 1e-4
+    for evaluator in (zotune.Stacked(limit), zotune.Stacked(1)):
+        together = losses_of(optimizer_of(model, evaluator, **kwargs), zotune.Grouped(losses))
+        assert evaluator.reason is None
+        assert together == pytest.approx(separate, rel=1e-9, abs=1e-12)
+
+
+def batch_of(rows: int = 4, length: int = 9) -> dict[str, Tensor]:
+    ids = torch.arange(rows * length).view(rows, length) % 90 + tiny_models.UNK + 1
+    mask = torch.ones_like(ids)
+    ids[1, 6:], mask[1, 6:] = tiny_models.PAD, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def class_losses(model: nn.Module) -> Losses:
+    batch, labels = batch_of(), torch.tensor([0, 1, 1, 0])
+
+    def losses(groups: int) -> Tensor:
+        logits = model(**zotune.repeat(batch, groups)).logits
+        return functional.cross_entropy(logits, labels.repeat(groups), reduction="none").view(groups, -1).mean(1)
+
+    return losses
+
+
+def word_losses(model: nn.Module) -> Losses:
+    batch = batch_of()
+
+    def losses(groups: int) -> Tensor:
+        inputs = zotune.repeat(batch, groups)
+        logits = model(**inputs).logits
+        targets = inputs["input_ids"].roll(-1, 1)
+        return functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").view(groups, -1).mean(1)
+
+    return losses
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_classifiers(family: str) -> None:
+    model = tiny_models.build(family, dtype=torch.float64)
+    assert_same(model, class_losses(model))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_language_models_with_tied_and_untied_heads(family: str, tied: bool) -> None:
+    model = tiny_models.build(family, head="lm", dtype=torch.float64, tie_word_embeddings=tied)
+    assert_same(model, word_losses(model))
+
+
+def test_a_limit_splits_the_plan_without_changing_the_losses() -> None:
+    model = tiny_models.build("opt", dtype=torch.float64)
+    assert_same(model, class_losses(model), limit=3, queries=8)
+
+
+def test_conv1d_is_right_whichever_way_its_matrix_is_read() -> None:
+    """GPT-2 stores (inputs, outputs): with and without the group option the factors belong to other sides."""
+    model = tiny_models.build("gpt2", dtype=torch.float64)
+    losses = class_losses(model)
+    values = []
+    for evaluator in (zotune.Stacked(), zotune.Overlay()):
+        optimizer = zotune.LOZO(model.named_parameters(), lr=0.0, eps=0.05, queries=4, evaluator=evaluator)
+        values.append(losses_of(optimizer, zotune.Grouped(losses)))
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+class Odd(nn.Module):
+    """Parameters used in ways that no formula covers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(draw(1, 6, 5))
+        self.conv = nn.Conv1d(5, 5, 3, padding=1).double()
+        self.norm = nn.GroupNorm(1, 5).double()
+        self.table = nn.Embedding(9, 5).double()
+        self.gain = nn.Parameter(1.0 + 0.1 * draw(2, 5))
+        self.last = nn.Linear(5, 2).double()
+        with torch.no_grad():
+            self.conv.weight.copy_(draw(3, 5, 5, 3))
+            self.table.weight.copy_(draw(4, 9, 5))
+            self.last.weight.copy_(draw(5, 2, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x @ (1.0 + self.first.sum()) @ self.first if x.dim() == 0 else x @ self.first  # (rows, length, 5)
+        h = h + self.table(torch.arange(h.shape[1]))  # the same positions for all rows
+        h = self.norm(self.conv(h.transpose(1, 2))).transpose(1, 2)
+        h = h * (1.0 + self.gain.to(h.dtype)) + torch.cat([self.gain[:2], self.gain[2:]])
+        h = functional.linear(h, self.last.weight.detach().clone(), self.last.bias * 2.0)
+        h.add_(self.last.bias)
+        h[:, 0] = h[:, 0] + self.gain[:2]
+        return h.mean(1)
+
+
+def test_other_uses_of_parameters_run_group_by_group() -> None:
+    model, x = Odd(), draw(7, 4, 9, 6)
+
+    def losses(groups: int) -> Tensor:
+        return model(zotune.repeat(x, groups)).square().view(groups, -1).mean(1)
+
+    assert_same(model, losses)
+
+
+def test_weights_keep_their_bits_also_when_the_closure_raises() -> None:
+    model = tiny_models.build("llama")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = class_losses(model)
+    optimizer = optimizer_of(model)
+
+    def broken(groups: int) -> Tensor:
+        losses(groups)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        optimizer.estimate(zotune.Grouped(broken))
+    losses_of(optimizer, zotune.Grouped(losses))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def run(
+    model: nn.Module, closure: object, evaluator: zotune.Stacked | zotune.Overlay, **kwargs: object
+) -> list[Tensor]:
+    optimizer = optimizer_of(model, evaluator, lr=0.01, period=3, **kwargs)
+    for _ in range(8):
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_training_ends_at_the_same_weights(momentum: float) -> None:
+    ends = []
+    for evaluator in (zotune.Stacked(), zotune.Overlay()):
+        model = tiny_models.build("opt", dtype=torch.float64)
+        ends.append(run(model, zotune.Grouped(class_losses(model)), evaluator, momentum=momentum))
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close(dtype: torch.dtype) -> None:
+    model = tiny_models.build("llama", dtype=dtype)
+    exact = tiny_models.build("llama", dtype=torch.float64)
+    exact.load_state_dict(model.state_dict())
+
+    def wide(groups: int) -> Tensor:
+        batch, labels = batch_of(), torch.tensor([0, 1, 1, 0])
+        logits = model(**zotune.repeat(batch, groups)).logits.float()
+        return functional.cross_entropy(logits, labels.repeat(groups), reduction="none").view(groups, -1).mean(1)
+
+    evaluator = zotune.Stacked()
+    together = losses_of(optimizer_of(model, evaluator), zotune.Grouped(wide))
+    expected = losses_of(optimizer_of(exact, zotune.Overlay()), zotune.Grouped(class_losses(exact)))
+    assert evaluator.reason is None
+    assert together == pytest.approx(expected, abs=0.02)
+
+
+def test_ordinary_closures_take_one_forward_a_probe() -> None:
+    model = tiny_models.build("opt", dtype=torch.float64)
+    losses, calls = class_losses(model), []
+
+    def closure() -> Tensor:
+        calls.append(1)
+        return losses(1)
+
+    evaluator = zotune.Stacked()
+    optimizer = optimizer_of(model, evaluator)
+    together = losses_of(optimizer, closure)
+    separate = losses_of(optimizer_of(model, zotune.Overlay()), closure)
+    assert evaluator.reason is None
+    assert together == pytest.approx(separate, rel=1e-9)
+    calls.clear()
+    losses_of(optimizer, closure)
+    assert len(calls) == 4
+
+
+def groups_used(tokens: int | None, queries: int = 4, limit: int = 16) -> set[int]:
+    model = nn.Linear(3, 1).double()
+    used: list[int] = []
+
+    def losses(groups: int) -> Tensor:
+        used.append(groups)
+        return model(zotune.repeat(torch.ones(2, 3, dtype=torch.float64), groups)).square().view(groups, -1).mean(1)
+
+    optimizer = optimizer_of(model, zotune.Stacked(limit), queries=queries)
+    for _ in range(3):
+        losses_of(optimizer, zotune.Grouped(losses, tokens))
+    return set(used[-1:])
+
+
+def test_large_batches_are_not_stacked_on_a_cpu() -> None:
+    assert groups_used(None) == {4}
+    assert groups_used(60) == {4}
+    assert groups_used(100) == {2}
+    assert groups_used(5000) == {1}
+    assert groups_used(None, queries=6, limit=3) == {3}
+
+
+# ------------------------------------------------------------------------------------- stepping aside
+
+
+def aside(model: nn.Module, closure: object, caplog: pytest.LogCaptureFixture) -> str:
+    """The reason, after checking that the losses are those of separate forwards."""
+    evaluator = zotune.Stacked()
+    optimizer = optimizer_of(model, evaluator)
+    losses = losses_of(optimizer, closure)
+    assert losses == losses_of(optimizer_of(model, zotune.Overlay()), closure)
+    assert evaluator.reason is not None
+    assert evaluator.reason in caplog.text
+    return evaluator.reason
+
+
+def test_rows_in_another_dimension_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).double(), draw(1, 4, 8, 6)
+
+    def losses(groups: int) -> Tensor:
+        rows = zotune.repeat(x, groups).transpose(0, 1).contiguous()  # (length, rows, features)
+        return model(rows).transpose(0, 1).reshape(groups, -1).square().mean(1)
+
+    assert "differ" in aside(model, zotune.Grouped(losses), caplog)
+
+
+def test_torchs_attention_moves_rows_and_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double().eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(layer.parameters()):
+            parameter.copy_(draw(number, *parameter.shape) * 0.3)
+    x = draw(50, 4, 5, 8)
+
+    def losses(groups: int) -> Tensor:
+        return layer(zotune.repeat(x, groups)).pow(3).view(groups, -1).mean(1)
+
+    assert "not made of 4 groups" in aside(layer, zotune.Grouped(losses), caplog)
+
+
+def test_a_batch_that_was_repeated_by_hand_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = nn.Linear(6, 1).double(), draw(1, 4, 6)
+
+    def losses(groups: int) -> Tensor:
+        return model(x.repeat(groups, 1)).square().view(groups, -1).mean(1)
+
+    assert "zotune.repeat" in aside(model, zotune.Grouped(losses), caplog)
+
+
+def test_a_value_that_differs_between_groups_cannot_steer_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = nn.Linear(6, 1).double(), draw(1, 4, 6)
+
+    def losses(groups: int) -> Tensor:
+        scale = float(model.weight.sum())
+        return scale * model(zotune.repeat(x, groups)).square().view(groups, -1).mean(1)
+
+    assert "for one group" in aside(model, zotune.Grouped(losses), caplog)
+
+
+def test_scripted_code_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(draw(3, 6, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch._C._VariableFunctions.matmul(x, self.weight)  # as C++ code would, unseen by modes
+
+    model, x = Hidden(), draw(1, 4, 6)
+    seen = zotune.evaluators.stack.Stack.__torch_function__
+
+    def blind(self: object, func: object, types: object, args: Sequence[object] = (), kwargs: object = None) -> object:
+        if getattr(func, "__name__", "") == "matmul":
+            return func(*args, **(kwargs or {}))  # type: ignore[operator, arg-type]
+        return seen(self, func, types, args, kwargs)  # type: ignore[arg-type]
+
+    def losses(groups: int) -> Tensor:
+        return model(zotune.repeat(x, groups)).square().view(groups, -1).mean(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zotune.evaluators.stack.Stack, "__torch_function__", blind)
+        assert "weight" in aside(model, zotune.Grouped(losses), caplog)
+
+
+def test_dense_directions_use_the_overlay() -> None:
+    model = tiny_models.build("opt", dtype=torch.float64)
+    losses, evaluator = class_losses(model), zotune.Stacked()
+    optimizer = zotune.MeZO(model.named_parameters(), lr=0.0, eps=0.05, evaluator=evaluator)
+    optimizer.estimate(zotune.Grouped(losses))
+    other = zotune.MeZO(model.named_parameters(), lr=0.0, eps=0.05)
+    other.estimate(losses_alone := (lambda: losses(1)))
+    assert optimizer._sums == other._sums
+    assert evaluator.reason is None
+    assert losses_alone().numel() == 1
+
+
+def test_a_wrong_number_of_losses_is_named() -> None:
+    model = nn.Linear(6, 1).double()
+    closure = zotune.Grouped(lambda groups: model(torch.ones(2, 6).double()).square().reshape(2))
+    with pytest.raises(TypeError, match="one"):
+        optimizer_of(model).estimate(closure)
+
+
+def test_a_group_cannot_be_cut_out_of_odd_rows() -> None:
+    from zotune.evaluators.grouped import rows_of
+
+    assert rows_of(torch.arange(6), 1, 3).tolist() == [2, 3]
+    with pytest.raises(UnsupportedError, match="3 groups"):
+        rows_of(torch.arange(7), 0, 3)
+
+
+def test_repeat_keeps_structure_and_numbers() -> None:
+    batch = {
+        "ids": torch.tensor([[1, 2], [3, 4]]),
+        "scale": torch.tensor(2.0),
+        "name": "x",
+        "more": (torch.tensor([5]),),
+    }
+    made = zotune.repeat(batch, 2)
+    assert made["ids"].tolist() == [[1, 2], [3, 4], [1, 2], [3, 4]]
+    assert made["scale"] is batch["scale"]
+    assert made["name"] == "x"
+    assert made["more"][0].tolist() == [5, 5]
+    assert zotune.repeat(batch["ids"], 1) is not batch["ids"]
+
+
+# ------------------------------------------------------------------------------------- in the training loop
+
+
+class RowsOfForwards:
+    """Number of rows of every forward of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.rows: list[int] = []
+        model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, _module: nn.Module, _args: object, kwargs: dict[str, Tensor]) -> None:
+        self.rows.append(kwargs["input_ids"].shape[0])
+
+
+def test_the_trainer_takes_one_forward_a_step_and_ends_at_the_same_weights(tmp_path: Path) -> None:
+    ends = []
+    for evaluator in (zotune.Stacked(), zotune.Overlay()):
+        trainer = make_trainer(
+            tmp_path,
+            method=lambda groups, evaluator=evaluator: zotune.LOZO(
+                groups, lr=1e-2, eps=1e-2, seed=3, evaluator=evaluator
+            ),
+            model=tiny_models.build("llama", dtype=torch.float64),
+            max_steps=8,
+        )
+        forwards = RowsOfForwards(trainer.model)
+        trainer.train()
+        ends.append(weights(trainer))
+        assert trainer.queries == 16
+        if isinstance(evaluator, zotune.Stacked):
+            assert evaluator.reason is None
+            assert forwards.rows[-6:-3] == [16, 16, 12]  # before the last evaluation, of 4, 4 and 2 rows
+        else:
+            assert forwards.rows[:-3] == [8, 8] * 3 + [6, 6] + [8, 8] * 3 + [6, 6]
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-8, atol=1e-10)
