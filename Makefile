@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint type bench docs clean help
+.PHONY: demo test test-slow lint type bench battery docs clean help
 
 help:
 	@sed -n '1,2p' Makefile | cut -c3-
 	@echo "make lint   ruff        make type   mypy --strict on src"
-	@echo "make docs   build the pages into site/        make bench  run the benchmarks"
+	@echo "make docs   build the pages into site/        make bench  run the benchmarks (an hour)"
+	@echo "make battery   statistical tests of the noise (needs gcc and TestU01; an hour)"
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@echo "installing zotune into $(VENV) ..."
@@ -42,7 +43,10 @@ type: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/passes.py
+	for script in passes drift step_cost memory tables; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+battery: $(VENV)/.dev
+	$(BIN)/python benchmarks/battery/run.py $(ARGS)
 
 docs: $(VENV)/.dev
 	@$(PIP) -e '.[docs]'

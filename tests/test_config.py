@@ -19,7 +19,7 @@ from zotune.config import (
 from zotune.run.seeds import derive_seed
 
 SEED_FLAGS = """epochs model_name task algorithm lr weight_decay num_queries perturbation_scale lr_mezosvrg_mb q anneal
-anchor eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping momentum_bits samplesize
+anchor eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping momentum_bits direction_rank samplesize
 samplesize_validation batchsize batchsize_limit full_parameter max_seq_length device results save_ckpt save_every
 eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend"""
@@ -61,6 +61,7 @@ WRONG = {
     "four bits of momentum": ({"momentum_bits": "4"}, "--momentum_bits knows 8, 16 or 32, not '4'"),
     "unknown anchor": ({"anchor": "coppy"}, "did you mean copy?"),
     "rank of zero": ({"rank": "0"}, "--rank must be at least 1"),
+    "directions of rank zero": ({"direction_rank": "0"}, "--direction_rank must be at least 1"),
     "no step interval": ({"step_interval": "0"}, "--step_interval must be at least 1"),
     "unknown smoothing": ({"hessian_smooth_type": "constant1e-80"}, "did you mean constant1e-8"),
     "negative curvature rate": ({"lr_cov": "-1"}, "--lr_cov must not be negative"),

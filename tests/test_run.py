@@ -109,7 +109,7 @@ FLIPS = [
     ("LOZO", "rank", 1), ("LOZO", "step_interval", 2), ("LOZO", "momentum", 0.5), ("LOZO", "noise", "rademacher"),
     ("HiZOO", "hessian_smooth_type", "constant1e-2"), ("HiZOO", "num_queries", 5), ("HiZOO", "noise", "rademacher"),
     ("LOREN", "lr_cov", 0.0), ("LOREN", "damping", 1.0), ("LOREN", "momentum", 0.9),
-    ("LOREN", "momentum_bits", 8), ("LOREN", "num_queries", 2),
+    ("LOREN", "momentum_bits", 8), ("LOREN", "direction_rank", 2), ("LOREN", "num_queries", 2),
     ("LOREN", "noise", "rademacher"), ("FZOO", "noise", "gaussian"), ("FZOO", "num_queries", 4),
     ("FZOO", "perturbation_scale", 1e-2),
     ("FOSGD", "momentum", 0.5), ("FOSGD", "lr", 1.0), ("FOAdam", "eps", 1e-3),

@@ -12,7 +12,7 @@ from torch import nn
 from zotune.bench.workload import Workload
 from zotune.config import ALL, TrainConfig
 from zotune.evaluators import Grouped
-from zotune.evaluators.stacked import _CPU_TOKENS as CPU_TOKENS
+from zotune.evaluators.stacked import CPU_TOKENS as CPU_TOKENS
 from zotune.hf.groups import parameter_groups
 from zotune.methods import MeZOSVRG
 from zotune.optimizer import ZerothOrder

@@ -100,7 +100,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         query_rule="an odd number from 3, because it is one forward pass at the weights and two a direction",
     ),
     "LOREN": Algorithm(
-        flags=_ESTIMATE | {"lr_cov", "damping", "momentum", "momentum_bits"},
+        flags=_ESTIMATE | {"lr_cov", "damping", "momentum", "momentum_bits", "direction_rank"},
         lr=1e-5,
         lr_embedded=1e-3,
         queries=6,

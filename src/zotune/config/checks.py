@@ -28,6 +28,7 @@ _AT_LEAST_ONE = (
     "patience",
     "q",
     "rank",
+    "direction_rank",
     "step_interval",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
@@ -47,6 +48,7 @@ _COUNTED = (
     "patience",
     "q",
     "rank",
+    "direction_rank",
     "step_interval",
 )
 _OF_A_STEP = ("batchsize", "batchsize_limit", "num_queries")

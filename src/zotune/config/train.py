@@ -109,6 +109,10 @@ class TrainConfig:
     momentum_bits: Annotated[
         int, Flag("methods", "bits of a number of the momentum's buffer", choices=("8", "16", "32"))
     ] = 32
+    direction_rank: Annotated[
+        int | None,
+        Flag("methods", "rank of the directions, whose queries share a forward", default_text="dense directions"),
+    ] = None
     # Model and machine
     full_parameter: Annotated[
         bool, Flag("model", "train all parameters, not only the last blocks, the final norm and the head")

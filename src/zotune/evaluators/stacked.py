@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 _CHECKS = 3
 """Steps whose losses are compared with separate forwards, unless one of them settles the matter before."""
 
-_CPU_TOKENS = 256
+CPU_TOKENS = 256
 """On a CPU, matrix products gain nothing from more rows than this, and larger activations fall out of the caches."""
 
 
@@ -116,6 +116,8 @@ class Stacked(Evaluator):
             if self._differ(losses, separate, slots):
                 self._step_aside(f"losses of one forward {losses} differ from separate ones {separate}")
                 return separate
+            if not self._checks:
+                self.inner = self.inner.fresh()  # without the scratch memory that it may never need again
         return losses
 
     def _groups(self, slots: Sequence[Slot], plan: Sequence[Probe], closure: Closure) -> int:
@@ -131,7 +133,7 @@ class Stacked(Evaluator):
             return 1
         limit = min(self.limit, len(plan))
         if closure.tokens is not None and all(slot.param.device.type == "cpu" for slot in slots):
-            limit = min(limit, _CPU_TOKENS // max(1, closure.tokens))
+            limit = min(limit, CPU_TOKENS // max(1, closure.tokens))
         return max(1, limit)
 
     def _differ(self, losses: Sequence[float], separate: Sequence[float], slots: Sequence[Slot]) -> bool:

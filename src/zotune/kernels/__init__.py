@@ -260,11 +260,11 @@ def scale_by_squares(
     choose(backend, h).scale_by_squares(h, decay=decay, terms=terms, noise=noise)
 
 
-def warm_up(dtype: torch.dtype, *, backend: str | None = None) -> None:
+def warm_up(dtype: torch.dtype, *, device: torch.device | str = "cpu", backend: str | None = None) -> None:
     """Compile, or read from the cache, what no step of an optimizer on a few numbers would: the writing of listed rows.
 
     A step of the optimizer itself on a small matrix and a small vector of this type does the rest, since compiled code
     depends on types only and not on shapes.
     """
-    rows = torch.zeros(1, dtype=torch.int64)
-    combine(torch.empty(1, 1, dtype=dtype), None, terms=[(1.0, Key(0))], rows=rows, backend=backend)
+    rows = torch.zeros(1, dtype=torch.int64, device=device)
+    combine(torch.empty(1, 1, dtype=dtype, device=device), None, terms=[(1.0, Key(0))], rows=rows, backend=backend)

@@ -97,6 +97,7 @@ def _method_arguments(config: TrainConfig, steps_per_epoch: int) -> dict[str, An
                 "lr_cov": config.lr_cov,
                 "momentum": config.momentum,
                 "momentum_bits": config.momentum_bits,
+                "rank": config.direction_rank,
             }
         case "FOAdam":
             return {"eps": config.eps}

@@ -69,8 +69,8 @@ class TrainingRun:
             checkpoint = self._open_folder(machine)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
-            if self.config.zeroth_order and machine.device.type == "cpu":
-                warm_up(self._optimizer_factory(len(parts.train)), self._dtype(), self.say)
+            if self.config.zeroth_order:
+                warm_up(self._optimizer_factory(len(parts.train)), self._dtype(), machine.device, self.say)
             first_step = FirstStep()
             trainer.add_callback(first_step)
             with readable(checkpoint, first_step):
