@@ -9,6 +9,7 @@ number of queries, each setting at its best learning rate of a small grid (chose
 The task is that of `make demo`.  Results go to benchmarks/results/shared_forward.json.
 """
 
+import dataclasses
 import json
 import statistics
 import time
@@ -19,7 +20,6 @@ import torch
 from loren_momentum import TUNING, outcome, spread
 
 from zotune.config import TrainConfig
-from zotune.methods import LOREN, METHODS, Method
 
 RESULTS = Path(__file__).parent / "results" / "shared_forward.json"
 CONFIG = TrainConfig(full_parameter=True, epochs=5.0, eval_every=5.0)
@@ -28,22 +28,12 @@ RATES = (3e-4, 1e-3, 3e-3)
 TRIALS = 3
 
 
-def use_rank(rank: int | None) -> None:
-    """Let the command line's LOREN draw directions of this rank."""
-
-    class Ranked(LOREN):
-        def __init__(self, params: Any, **arguments: Any) -> None:
-            super().__init__(params, **arguments, rank=rank)
-
-    METHODS["LOREN"] = Method(optimizer=Ranked, title="LOREN", paper="arXiv 2511.07971")
-
-
 def measure(rank: int | None) -> dict[str, Any]:
-    use_rank(rank)
-    tuned = {rate: [outcome(CONFIG, lr=rate, trial=trial) for trial in TUNING] for rate in RATES}
+    config = dataclasses.replace(CONFIG, direction_rank=rank)
+    tuned = {rate: [outcome(config, lr=rate, trial=trial) for trial in TUNING] for rate in RATES}
     means = {rate: statistics.mean(run["loss"] for run in runs) for rate, runs in tuned.items()}
     best = min(means, key=lambda rate: means[rate])
-    runs = [outcome(CONFIG, lr=best, trial=trial) for trial in range(len(TUNING), len(TUNING) + TRIALS)]
+    runs = [outcome(config, lr=best, trial=trial) for trial in range(len(TUNING), len(TUNING) + TRIALS)]
     return {
         "tuning_loss": {f"{rate:g}": round(loss, 4) for rate, loss in means.items()},
         "lr": best,

@@ -290,3 +290,22 @@ def test_after_the_warm_up_and_one_small_step_nothing_is_compiled(dtype):
         noise="rademacher",
     )
     assert compiled() == before
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    """Compiled code does not look at bounds."""
+    out = torch.zeros(6, 4)
+    wrong = torch.zeros(6, 3)
+    calls = [
+        lambda: kernels.combine(out, wrong),
+        lambda: kernels.combine(out, None, dense=(1.0, wrong)),
+        lambda: kernels.combine(out, out, precision=wrong),
+        lambda: kernels.combine(out, out, rows=torch.zeros(5, dtype=torch.int64)),
+        lambda: kernels.combine_rows(out, out, rank_one=(1.0, torch.zeros(6))),
+        lambda: kernels.combine_rows(out, out, low_rank=(torch.zeros(5, 2), torch.zeros(2, 4))),
+        lambda: kernels.combine_with_gram(out, out, terms=[], gram=[], rank_one=(1.0, torch.zeros(6))),
+        lambda: kernels.combine_with_squares(out, out, wrong, terms=[], squares=[], keep=1.0),
+    ]
+    for call in calls:
+        with pytest.raises(AssertionError):
+            call()

@@ -296,16 +296,16 @@ def test_v_changes_every_period_and_carries_the_momentum_over():
     bases = [perturbation.basis(slot, block) for block in range(2)]
     assert not torch.equal(*bases)
     for step in range(4):
-        before = optimizer.state[weight].get("momentum", torch.zeros(5, 2)).clone()
+        before = optimizer.state[weight].get("coordinates", torch.zeros(5, 2)).clone()
         optimizer.estimate(lambda: weight.square().sum())
-        now = optimizer.state[weight].get("momentum", torch.zeros(5, 2))
+        now = optimizer.state[weight].get("coordinates", torch.zeros(5, 2))
         if step == 3:
             torch.testing.assert_close(now, before @ bases[0].t() @ bases[1] / 7, rtol=1e-12, atol=1e-12)
             assert not torch.equal(now, before)
         else:
             assert torch.equal(now, before)
         optimizer.step()
-    assert optimizer.state[weight]["momentum"].shape == (5, 2)
+    assert optimizer.state[weight]["coordinates"].shape == (5, 2)
 
 
 def test_state_of_half_precision_weights_is_float32():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -291,29 +291,105 @@ def test_a_value_that_differs_between_groups_cannot_steer_the_model(caplog: pyte
     assert "for one group" in aside(model, zotune.Grouped(losses), caplog)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch would rather have its compiler used
 def test_scripted_code_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    class Hidden(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(draw(3, 6, 2))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch._C._VariableFunctions.matmul(x, self.weight)  # as C++ code would, unseen by modes
-
-    model, x = Hidden(), draw(1, 4, 6)
-    seen = zotune.evaluators.stack.Stack.__torch_function__
-
-    def blind(self: object, func: object, types: object, args: Sequence[object] = (), kwargs: object = None) -> object:
-        if getattr(func, "__name__", "") == "matmul":
-            return func(*args, **(kwargs or {}))  # type: ignore[operator, arg-type]
-        return seen(self, func, types, args, kwargs)  # type: ignore[arg-type]
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 1)).double(), draw(1, 4, 6)
+    model[0] = torch.jit.trace(model[0], x)
 
     def losses(groups: int) -> Tensor:
         return model(zotune.repeat(x, groups)).square().view(groups, -1).mean(1)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zotune.evaluators.stack.Stack, "__torch_function__", blind)
-        assert "weight" in aside(model, zotune.Grouped(losses), caplog)
+    reason = aside(model, zotune.Grouped(losses), caplog)  # whichever is seen first: the read, or rows without a mark
+    assert "0.weight" in reason or "zotune.repeat" in reason
+
+
+class Turned(nn.Module):
+    """The second layer sees the rows in the second dimension, if it is asked to."""
+
+    def __init__(self, dtype: torch.dtype, *, turn: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.turn = nn.Linear(6, 5).to(dtype), nn.Linear(5, 1).to(dtype), turn
+        with torch.no_grad():
+            for number, parameter in enumerate(self.parameters()):
+                parameter.copy_(draw(number, *parameter.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))  # (rows, 8, 5)
+        if not self.turn:
+            return self.second(h)
+        return self.second(h.transpose(0, 1).contiguous()).transpose(0, 1)
+
+
+def turned_losses(model: Turned, x: Tensor) -> Losses:
+    def losses(groups: int) -> Tensor:
+        return model(zotune.repeat(x, groups)).float().reshape(groups, -1).square().mean(1)
+
+    return losses
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_moved_rows_are_noticed_in_half_precision_at_the_usual_eps(dtype: torch.dtype, eps: float) -> None:
+    for turn in (True, False):
+        model, evaluator = Turned(dtype, turn=turn), zotune.Stacked()
+        optimizer = optimizer_of(model, evaluator, eps=eps)
+        losses_of(optimizer, zotune.Grouped(turned_losses(model, draw(9, 4, 8, 6).to(dtype))))
+        assert (evaluator.reason is not None) == turn
+
+
+def test_it_checks_again_when_a_parameter_joins_and_when_steps_reach_a_power_of_two() -> None:
+    model, x = Turned(torch.float64, turn=True), draw(9, 4, 8, 6)
+    model.second.requires_grad_(False)
+    evaluator = zotune.Stacked()
+    optimizer = zotune.LOZO(model.named_parameters(), lr=0.0, eps=0.05, queries=4, seed=3, evaluator=evaluator)
+    closure = zotune.Grouped(turned_losses(model, x))
+    optimizer.step(closure)
+    optimizer.step(closure)
+    optimizer.step(closure)
+    assert evaluator.reason is None  # a frozen layer is the same for all groups, wherever the rows are
+    model.second.requires_grad_(True)
+    optimizer.step(closure)
+    assert evaluator.reason is not None
+
+    model, evaluator = Turned(torch.float64, turn=False), zotune.Stacked()
+    optimizer, closure = optimizer_of(model, evaluator), zotune.Grouped(turned_losses(model, x))
+    for _ in range(6):
+        optimizer.step(closure)
+    model.turn = True
+    optimizer.step(closure)
+    optimizer.step(closure)
+    assert evaluator.reason is None
+    optimizer.step(closure)  # step 8
+    assert evaluator.reason is not None
+
+
+def test_losses_without_directions_settle_nothing() -> None:
+    model, evaluator = nn.Linear(3, 1).double(), zotune.Stacked()
+    optimizer = optimizer_of(model, evaluator)
+    for step in range(3):
+        assert evaluator.reason is None, step
+        losses_of(optimizer, lambda: 1.0)
+    assert "do not depend" in str(evaluator.reason)
+
+
+# ------------------------------------------------------------------------------------- LOREN with low-rank directions
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}, {"momentum": 0.9, "momentum_bits": 8}, {"lr_cov": 0.0}])
+def test_loren_with_low_rank_directions_ends_at_the_same_weights(settings: dict[str, float]) -> None:
+    ends = []
+    for evaluator in (None, zotune.Overlay()):
+        model = tiny_models.build("opt", dtype=torch.float64)
+        named = parameter_groups(model, weight_decay=0.0)
+        options = {"lr": 1e-3, "eps": 0.01, "queries": 3, "rank": 2, "seed": 4, "lr_cov": 1e-2, **settings}
+        optimizer = zotune.LOREN(named, **options, evaluator=evaluator)  # type: ignore[arg-type]
+        closure = zotune.Grouped(class_losses(model))
+        losses = [optimizer.step(closure) for _ in range(6)]
+        assert getattr(optimizer.evaluator, "reason", None) is None
+        assert losses[-1] != losses[0]
+        ends.append([p.detach() for p in model.parameters()])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_dense_directions_use_the_overlay() -> None:

@@ -18,12 +18,12 @@ class Probe:
 
     Args:
         query: number of the direction.
-        sign: +1, -1, or 0 for the point itself.
+        sign: +1, -1, or 0 for the point itself; an evaluator that checks itself takes larger ones.
         point: 0 for the weights; other numbers are points of a method's own (MeZO-SVRG's anchor is 1).
     """
 
     query: int
-    sign: int
+    sign: float
     point: int = 0
 
 

@@ -218,8 +218,8 @@ class ZerothOrder(torch.optim.Optimizer):
         """Evaluate all probes of the coming step on one batch, and add the losses to those of the step.
 
         Args:
-            closure: returns the loss on the batch as a number or a one-element tensor; called once per probe, under
-                ``torch.no_grad``.
+            closure: returns the loss on the batch as a number or a one-element tensor, always of the same batch;
+                called under ``torch.no_grad`` once per probe, and more often where an evaluator checks itself.
             weight: of this batch in the step's mean, usually its number of examples; 0 for a rank without examples.
 
         Returns:

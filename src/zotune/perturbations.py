@@ -120,8 +120,8 @@ class Perturbation:
     matrix: ClassVar[bool] = False
     """Whether the perturbation needs its parameter as a matrix."""
 
-    low_rank_directions: ClassVar[bool] = False
-    """Whether `low_rank` gives the directions' factors."""
+    rank: int = 0
+    """Rank of the directions whose factors `low_rank` gives; 0 for all others."""
 
     gain: float = 1.0
     """Factor on D in the update that is not in the queries (LOZO's 1/r)."""

@@ -12,7 +12,7 @@ from torch import nn
 from zotune.bench.workload import Workload
 from zotune.config import ALL, TrainConfig
 from zotune.evaluators import Grouped
-from zotune.evaluators.stacked import CPU_TOKENS as CPU_TOKENS
+from zotune.evaluators.stacked import TOKENS
 from zotune.hf.groups import parameter_groups
 from zotune.methods import MeZOSVRG
 from zotune.optimizer import ZerothOrder
@@ -49,7 +49,7 @@ class Variant:
         """Forward passes whose activations are there together, for a batch of so many tokens."""
         if self.algorithm != "LOZO":
             return 1
-        most = self.queries if self.stacked or device.type != "cpu" else CPU_TOKENS // max(tokens, 1)
+        most = self.queries if self.stacked else TOKENS.get(device.type, TOKENS["cuda"]) // max(tokens, 1)
         return max(1, min(self.queries, most))
 
     def prepare(self, optimizer: ZerothOrder, work: Workload) -> None:

@@ -43,7 +43,7 @@ class Writer(Protocol):
         ``part`` of it."""
 
     def low_rank(self, slot: Slot, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
-        """Factors U, shape (len(probes), m, r), and V, (1 or len(probes), n, r), of a slot with `low_rank_directions`:
+        """Factors U, shape (len(probes), m, r), and V, (1 or len(probes), n, r), of a slot with low-rank directions:
         ``sign * eps * D(x_query) = U V^T`` for each probe."""
 
 

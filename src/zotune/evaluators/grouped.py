@@ -60,7 +60,7 @@ def repeat(batch: Any, groups: int) -> Any:
     if isinstance(batch, Mapping):
         return {key: repeat(value, groups) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(repeat(value, groups) for value in batch)
+        return (list if isinstance(batch, list) else tuple)(repeat(value, groups) for value in batch)
     return batch
 
 

@@ -1,18 +1,16 @@
 """Catching the torch functions that are handed a parameter, before they read it.
 
-Two ways with the same handler: `Intercept`, a mode for all that runs while it is entered, and `StandIn`, a tensor that
-takes a parameter's place in one module and costs nothing elsewhere.
+`StandIn` is a tensor that takes a parameter's place in one module; calls elsewhere cost nothing.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 Function: TypeAlias = Callable[..., Any]
 Handler: TypeAlias = Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]
@@ -41,29 +39,6 @@ def tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:
             yield from value
         else:
             yield value
-
-
-class Intercept(TorchFunctionMode):
-    """Hands every function that is given a tracked parameter to ``handler``, except those that read metadata only.
-
-    The handler runs outside the mode, so it calls torch freely; ``function(*args, **kwargs)`` is the call as it was.
-
-    Args:
-        tracked: ids of parameters.
-        handler: see `Handler`.
-    """
-
-    def __init__(self, tracked: Container[int], handler: Handler) -> None:
-        super().__init__()
-        self._tracked, self._handler = tracked, handler
-
-    def __torch_function__(
-        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func not in METADATA and any(id(value) in self._tracked for value in tensors(args, kwargs)):
-            return self._handler(func, args, kwargs)
-        return func(*args, **kwargs)
 
 
 class StandIn(nn.Parameter):

@@ -22,6 +22,9 @@ from zotune.evaluators.intercept import METADATA
 from zotune.evaluators.watch import Regions
 from zotune.perturbations import Slot
 
+_KEPT = 0.02
+"""Share of a matrix's memory that the factors of its perturbation may take."""
+
 
 class Stack(TorchFunctionMode):
     """Torch functions at perturbed weights, for the length of one forward of all groups."""
@@ -36,11 +39,12 @@ class Stack(TorchFunctionMode):
         self._regions = Regions({id(slot.param): slot.param.data for slot in slots})
         self._busy = False
         self._rows = 0  # of the batch of all groups, once a tensor of it was seen
-        for slot in slots:  # now and not as they are met: between large products all of this would run on cold caches
-            if slot.param.dim() == 2:
-                self.rows_cols(slot.param, slot.param.dtype)
-            elif slot.param.dim() < 2:
+        # Small factors are made now and kept: between large products this would run on cold caches.
+        for slot in slots:
+            if slot.param.dim() < 2:
                 self.vectors(slot)
+            elif self._small(slot):
+                self.rows_cols(slot.param, slot.param.dtype)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -156,8 +160,15 @@ class Stack(TorchFunctionMode):
         if found is None:
             # Transposed: products with two or three columns are many times slower than with as many rows.
             u, v = (x.to(dtype).transpose(1, 2).contiguous() for x in self._write.low_rank(slot, self._probes))
-            found = self._factors[id(param), dtype] = (v, u) if slot.group["input_dim"] == 0 else (u, v)
+            found = (v, u) if slot.group["input_dim"] == 0 else (u, v)
+            if self._small(slot):
+                self._factors[id(param), dtype] = found
         return found
+
+    def _small(self, slot: Slot) -> bool:
+        """Whether all groups' factors of a matrix may be kept: they take little of the memory of its weights."""
+        rank = slot.perturbation.rank if slot.param.dim() == 2 else 0
+        return 0 < rank * (self.groups * slot.shape[0] + slot.shape[1]) <= _KEPT * slot.param.numel()
 
     def usable(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether a product takes the formula: batched rows, and parameters as they are."""

@@ -69,6 +69,11 @@ def combine(
             other way to name a part.
         backend: one of `BACKENDS`, or None.
     """
+    # compiled code does not look at bounds
+    assert w is None or w.shape == out.shape
+    assert precision is None or precision.shape == out.shape
+    assert dense is None or dense[1].shape == out.shape
+    assert rows is None or (out.dim() == 2 and rows.shape == out.shape[:1] and rows.dtype is torch.int64)
     parts = pieces(out, w)
     for own, first in parts:
         combine(
@@ -126,6 +131,10 @@ def combine_rows(
     The factors are in the compute dtype; U is that of the rows of ``out``.  The other arguments are as in `combine`.
     """
     assert out.dim() == 2
+    assert w is None or w.shape == out.shape
+    assert rank_one is None or rank_one[1].shape == out.shape[1:]
+    assert low_rank is None or (low_rank[0].shape[0], low_rank[1].shape[1]) == tuple(out.shape)
+    assert rows is None or (rows.shape == out.shape[:1] and rows.dtype is torch.int64)
     if rank_one is None and low_rank is None:
         combine(
             out,
@@ -201,9 +210,11 @@ def combine_with_gram(
 ) -> tuple[Tensor, float]:
     """`combine_rows` with ``rank_one`` and `row_gram` of the same noise with the factors ``gram``, one per term.
 
-    The noise is generated once; the bits are those of the two calls.  The arguments are as in `combine_rows`.
+    On the CPU the noise is generated once.  The bits are those of the two calls, the arguments as in `combine_rows`.
     """
     assert out.dim() == 2
+    assert w is None or w.shape == out.shape
+    assert rank_one[1].shape == out.shape[1:]
     assert len(gram) == len(terms)
     target, w = contiguous(out, w)
     rank_one = (rank_one[0], rank_one[1].contiguous())
@@ -233,6 +244,8 @@ def combine_with_squares(
     compute dtype and shaped as out.  The other arguments are as in `combine`.
     """
     assert len(squares) == len(terms)
+    assert w is None or w.shape == out.shape
+    assert h.shape == out.shape
     target, w = contiguous(out, w)
     choose(backend, out).combine_with_squares(
         target, w, h, decay=decay, terms=terms, squares=squares, keep=keep, noise=noise, rounding=rounding

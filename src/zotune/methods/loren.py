@@ -130,7 +130,7 @@ class RankOneCovariance(Perturbation):
         )
 
     @staticmethod
-    def _advantages(slot: Slot, weights: Sequence[float]) -> list[float]:
+    def advantages(slot: Slot, weights: Sequence[float]) -> list[float]:
         """A_k / (K - 1)."""
         return [w * slot.group["eps"] for w in weights]
 
@@ -139,7 +139,7 @@ class RankOneCovariance(Perturbation):
         slot.memo.pop("sums", None)
         slot.memo.pop("advantages", None)
         if slot.group["lr_cov"] != 0.0:
-            slot.memo["advantages"] = self._advantages(slot, weights)
+            slot.memo["advantages"] = self.advantages(slot, weights)
 
     def after_update(self, slot: Slot, step: int, weights: Sequence[float]) -> None:
         """a <- a - nu g_a."""
@@ -149,7 +149,7 @@ class RankOneCovariance(Perturbation):
         _, t, b = slot.memo["factors"]
         root = math.sqrt(self.damping)
         slot.memo.pop("advantages", None)
-        advantages = self._advantages(slot, weights)
+        advantages = self.advantages(slot, weights)
         if "sums" in slot.memo:
             q, p = slot.memo.pop("sums")
         else:
@@ -193,7 +193,7 @@ class LowRankCovariance(LowRank):
         """a <- a - nu g_a, with D^T D a = B U^T U B^T a."""
         if slot.group["lr_cov"] == 0.0:
             return
-        advantages = [w * slot.group["eps"] for w in weights]  # A_k / (K - 1)
+        advantages = self.curvature.advantages(slot, weights)
         directions = [[(1.0, slot.key.at(step=step, query=k))] for k in range(len(weights))]
         u, _ = self.low_rank(slot, directions)
         b = self.basis(slot, step)
@@ -228,7 +228,7 @@ class LOREN(ZerothOrder):
         noise: distribution of the entries of U.
         seed: of all random numbers.
         backend: kernel backend; None chooses.
-        evaluator: how losses are obtained; None is the overlay.
+        evaluator: how losses are obtained; None is the overlay, and with ``rank`` `zotune.Stacked`.
         clip: bound on the norm of the projected gradient; it scales the gradient of a as well.
 
     Raises:

@@ -48,7 +48,6 @@ class LowRank(Perturbation):
     """D(U) = U V^T with U of shape (m, r) fresh every step and V of shape (n, r) fresh every ``period`` steps."""
 
     matrix = True
-    low_rank_directions = True
 
     def __init__(self, rank: int, period: int, noise: Noise = "gaussian") -> None:
         super().__init__(noise)
@@ -68,11 +67,11 @@ class LowRank(Perturbation):
         """Carry the momentum N into the new basis when V changes."""
         block = step // self.period
         old = slot.state.get("block")
-        if "momentum" in slot.state and old is not None and old != block:
+        if "coordinates" in slot.state and old is not None and old != block:
             v_old, v_new = self.basis(slot, old), self.basis(slot, block)
             overlap = kernels.tree_sum(v_old[:, :, None] * v_new[:, None, :], 0) / slot.shape[1]
-            momentum = slot.state["momentum"]
-            slot.state["momentum"] = sum(momentum[:, k : k + 1] * overlap[k] for k in range(self.rank))
+            momentum = slot.state["coordinates"]
+            slot.state["coordinates"] = sum(momentum[:, k : k + 1] * overlap[k] for k in range(self.rank))
         slot.state["block"] = block
 
     def coordinates_shape(self, slot: Slot) -> torch.Size:
@@ -142,10 +141,10 @@ class CoordinateMomentum(Rule):
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
         """See `Rule.step`."""
         perturbation = slot.perturbation
-        momentum = slot.state.get("momentum")
+        momentum = slot.state.get("coordinates")
         if momentum is None:
             shape = perturbation.coordinates_shape(slot)
-            momentum = slot.state["momentum"] = torch.zeros(shape, dtype=slot.dtype, device=slot.param.device)
+            momentum = slot.state["coordinates"] = torch.zeros(shape, dtype=slot.dtype, device=slot.param.device)
         own = [((1.0 - self.beta) * w, key) for w, key in terms]
         perturbation.combine_coordinates(slot, momentum, own, decay=self.beta)
         decay = 1.0 - lr * slot.group["weight_decay"]

@@ -14,9 +14,10 @@ PATIENCE = 3.0
 
 
 def warm_up(factory: OptimizerFactory, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]) -> None:
-    """Two steps of the run's own optimizer on six numbers: whatever it needs is compiled, or read from the cache."""
-    matrix, vector = (torch.nn.Parameter(torch.zeros(shape, dtype=dtype, device=device)) for shape in ((2, 2), (2,)))
-    named, ones = [("matrix", matrix), ("vector", vector)], torch.ones(2, 2, dtype=dtype, device=device)
+    """Two steps of the run's own optimizer on a small matrix, large enough for state of few bits: whatever it needs is
+    compiled, or read from the cache."""
+    matrix, vector = (torch.nn.Parameter(torch.zeros(shape, dtype=dtype, device=device)) for shape in ((64, 64), (64,)))
+    named, ones = [("matrix", matrix), ("vector", vector)], torch.ones(2, 64, dtype=dtype, device=device)
     notice = threading.Timer(PATIENCE, say, ["Preparing the kernels; they are compiled once on this machine ..."])
     notice.start()
     try:
