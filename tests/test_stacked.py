@@ -229,8 +229,8 @@ def groups_used(tokens: int | None, queries: int = 4, limit: int = 16) -> set[in
 
 def test_large_batches_are_not_stacked_on_a_cpu() -> None:
     assert groups_used(None) == {4}
-    assert groups_used(60) == {4}
-    assert groups_used(100) == {2}
+    assert groups_used(100) == {4}
+    assert groups_used(200) == {2}
     assert groups_used(5000) == {1}
     assert groups_used(None, queries=6, limit=3) == {3}
 
@@ -250,7 +250,7 @@ def aside(model: nn.Module, closure: object, caplog: pytest.LogCaptureFixture) -
 
 
 def test_rows_in_another_dimension_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).double(), draw(1, 4, 8, 6)
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).double(), draw(1, 4, 16, 6)
 
     def losses(groups: int) -> Tensor:
         rows = zotune.repeat(x, groups).transpose(0, 1).contiguous()  # (length, rows, features)
@@ -269,7 +269,7 @@ def test_torchs_attention_moves_rows_and_is_noticed(caplog: pytest.LogCaptureFix
     def losses(groups: int) -> Tensor:
         return layer(zotune.repeat(x, groups)).pow(3).view(groups, -1).mean(1)
 
-    assert "not made of 4 groups" in aside(layer, zotune.Grouped(losses), caplog)
+    assert "not made of the 16 rows of 4 groups" in aside(layer, zotune.Grouped(losses), caplog)
 
 
 def test_a_batch_that_was_repeated_by_hand_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -314,7 +314,7 @@ class Turned(nn.Module):
                 parameter.copy_(draw(number, *parameter.shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))  # (rows, 8, 5)
+        h = torch.tanh(self.first(x))  # (rows, 16, 5)
         if not self.turn:
             return self.second(h)
         return self.second(h.transpose(0, 1).contiguous()).transpose(0, 1)
@@ -333,12 +333,12 @@ def test_moved_rows_are_noticed_in_half_precision_at_the_usual_eps(dtype: torch.
     for turn in (True, False):
         model, evaluator = Turned(dtype, turn=turn), zotune.Stacked()
         optimizer = optimizer_of(model, evaluator, eps=eps)
-        losses_of(optimizer, zotune.Grouped(turned_losses(model, draw(9, 4, 8, 6).to(dtype))))
+        losses_of(optimizer, zotune.Grouped(turned_losses(model, draw(9, 4, 16, 6).to(dtype))))
         assert (evaluator.reason is not None) == turn
 
 
 def test_it_checks_again_when_a_parameter_joins_and_when_steps_reach_a_power_of_two() -> None:
-    model, x = Turned(torch.float64, turn=True), draw(9, 4, 8, 6)
+    model, x = Turned(torch.float64, turn=True), draw(9, 4, 16, 6)
     model.second.requires_grad_(False)
     evaluator = zotune.Stacked()
     optimizer = zotune.LOZO(model.named_parameters(), lr=0.0, eps=0.05, queries=4, seed=3, evaluator=evaluator)
@@ -414,9 +414,28 @@ def test_a_wrong_number_of_losses_is_named() -> None:
 def test_a_group_cannot_be_cut_out_of_odd_rows() -> None:
     from zotune.evaluators.grouped import rows_of
 
-    assert rows_of(torch.arange(6), 1, 3).tolist() == [2, 3]
-    with pytest.raises(UnsupportedError, match="3 groups"):
-        rows_of(torch.arange(7), 0, 3)
+    assert rows_of(torch.arange(6), 1, 3, 6).tolist() == [2, 3]
+    assert rows_of(torch.arange(12), 1, 3, 6).tolist() == [4, 5, 6, 7]
+    for size in (7, 3):
+        with pytest.raises(UnsupportedError, match="6 rows of 3 groups"):
+            rows_of(torch.arange(size), 0, 3, 6)
+
+
+def test_rows_that_are_split_later_on_are_noticed() -> None:
+    """Micro-batches inside the model: a part of the rows is not made of groups."""
+    model, evaluator = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 1)).double(), zotune.Stacked()
+    optimizer, rows = optimizer_of(model, evaluator), 8
+
+    def losses(groups: int) -> Tensor:
+        h = torch.tanh(model[0](zotune.repeat(draw(1, rows, 6), groups)))
+        return torch.cat([model[1](part) for part in h.split(32)]).square().view(groups, -1).mean(1)
+
+    for _ in range(3):
+        optimizer.step(zotune.Grouped(losses))
+    assert evaluator.reason is None  # 8 rows of 4 groups are one part
+    rows = 16
+    optimizer.step(zotune.Grouped(losses))
+    assert "32, 4" in str(evaluator.reason)
 
 
 def test_repeat_keeps_structure_and_numbers() -> None:

@@ -22,7 +22,7 @@ from zotune.rules import Rule
 ParamsT: TypeAlias = Iterable[Any]
 """Parameters, (name, parameter) pairs, or group dictionaries."""
 
-FORMAT = 1
+FORMAT = 2
 _OWN_KEY = "zotune"
 _REMADE = {"_zero_grad_profile_name", "_opt_called", "_warned_capturable_if_run_uncaptured"}
 _TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}

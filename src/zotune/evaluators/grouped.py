@@ -93,17 +93,25 @@ def each(function: Callable[..., Any], groups: int, args: Sequence[Any], kwargs:
     return _join(results, batched, _name(function))
 
 
-def rows_of(tensor: Tensor, group: int, groups: int) -> Tensor:
+def rows_of(tensor: Tensor, group: int, groups: int, rows: int) -> Tensor:
     """A group's rows of a batched tensor, as a view.
 
+    Args:
+        tensor: its first dimension holds the rows of all groups, or each of them several times (flattened tokens).
+        group: number of the group.
+        groups: their number.
+        rows: of all groups together.
+
     Raises:
-        UnsupportedError: if its first dimension is not a multiple of the number of groups.
+        UnsupportedError: if its first dimension is not a multiple of the rows: some are missing, or it is another one.
     """
     if tensor.dim() == 0 or groups == 1:
         return tensor
-    size, rest = divmod(tensor.shape[0], groups)
-    if rest:
-        raise UnsupportedError(f"a tensor of shape {tuple(tensor.shape)} is not made of {groups} groups of rows")
+    if tensor.shape[0] % max(rows, groups):
+        raise UnsupportedError(
+            f"a tensor of shape {tuple(tensor.shape)} is not made of the {rows} rows of {groups} groups"
+        )
+    size = tensor.shape[0] // groups
     return tensor.narrow(0, group * size, size)
 
 

@@ -131,7 +131,7 @@ class Stack(TorchFunctionMode):
         if isinstance(what, list):
             value: Tensor = what[group]
             return value
-        return rows_of(tensor, group, self.groups) if what == BATCHED else tensor
+        return rows_of(tensor, group, self.groups, self._rows) if what == BATCHED else tensor
 
     def _written(self, slot: Slot, group: int) -> Tensor:
         """The parameter's perturbed values; those of vectors are kept, being small."""
@@ -182,7 +182,9 @@ class Stack(TorchFunctionMode):
 
     def has_rows(self, x: Tensor) -> bool:
         """Whether the tensor's first dimension is made of all groups' rows."""
-        return self.groups == 1 or (kind(x) == BATCHED and x.dim() > 0 and x.shape[0] % self.groups == 0)
+        return self.groups == 1 or (
+            kind(x) == BATCHED and x.dim() > 0 and x.shape[0] % max(self._rows, self.groups) == 0
+        )
 
     def slot(self, tensor: object) -> Slot | None:
         """The slot of a perturbed parameter."""

@@ -45,7 +45,7 @@ _CHECKS = 3
 _ENLARGED = (1.0, 10.0, 100.0, 1000.0)
 """Multiples of eps at which losses are compared, until they differ by much more than rounding."""
 
-TOKENS = {"cpu": 256, "cuda": 1024}
+TOKENS = {"cpu": 512, "cuda": 1024}
 """Most tokens in a stacked forward.  On a CPU, matrix products gain nothing from more rows, and larger activations fall
 out of the caches; on a GPU, more than some hundred tokens keep it busy, and activations take memory."""
 
@@ -139,17 +139,18 @@ class Stacked(Evaluator):
             probes = [replace(probe, sign=factor * probe.sign) for probe in plan]
             try:
                 separate = self.inner.evaluate(slots, probes, write, closure, step)
-            except NonFiniteLossError:
+            except Exception:
                 if factor == 1.0:
                     raise
-                break  # so large a perturbation breaks the model: nothing to learn from
+                break  # so large a perturbation breaks the model or the closure: nothing to learn from
             try:
                 losses = self._losses(slots, probes, write, closure, step, groups, watch=True)
             except Exception as error:
                 return self._step_aside(f"{type(error).__name__}: {error}")
             coarse = any(slot.param.dtype in (torch.bfloat16, torch.float16) for slot in slots)
+            exact = all(slot.param.dtype is torch.float64 for slot in slots)
             # Perturbed weights are rounded in separate forwards only; in half precision that shows.
-            noise, share = (3e-2, 0.1) if coarse else (2e-5, 0.05)
+            noise, share = (3e-2, 0.1) if coarse else (1e-8, 1e-5) if exact else (2e-5, 5e-3)
             noise *= max(1e-3, *map(abs, separate))
             spread = max(separate) - min(separate)
             if max(abs(x - y) for x, y in zip(losses, separate, strict=True)) > noise + share * spread:

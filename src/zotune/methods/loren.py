@@ -266,7 +266,7 @@ class LOREN(ZerothOrder):
         check_unit_interval("momentum", momentum)
         if rank is not None:
             check_count("rank", rank)
-        if momentum_bits not in tuple(STORAGES):
+        if type(momentum_bits) is not int or momentum_bits not in STORAGES:
             raise ValueError(f"momentum_bits={momentum_bits!r}: choose 8, 16 or 32")
         defaults: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "lr_cov": lr_cov}
         super().__init__(
