@@ -185,3 +185,20 @@ def test_state_is_small_where_it_is_promised() -> None:
         state = optimizer.state[model[0].weight]
         sizes[case] = sum(v.numel() for v in state.values() if isinstance(v, torch.Tensor))
     assert sizes == {"MeZO": 0, "LOZO-M": 8 * 2, "SVRG": 0, "LOREN without momentum": 8}
+
+
+@pytest.mark.parametrize(
+    ("cls", "saved", "other", "message"),
+    [
+        (LOZO, {"rank": 2}, {"rank": 3}, "rank=2, this optimizer 3"),
+        (LOREN, {"rank": 2}, {}, "rank=2, this optimizer 0"),
+        (LOREN, {"momentum": 0.9}, {}, "rule='Momentum', this optimizer 'SGD'"),
+        (LOZO, {}, {"momentum": 0.5}, "rule='SGD', this optimizer 'CoordinateMomentum'"),
+    ],
+)
+def test_state_of_other_directions_or_rules_is_refused(cls, saved, other, message) -> None:
+    model = model_of(torch.float32)
+    first = cls(model.named_parameters(), lr=1e-3, **saved)
+    first.step(loss_at(model, 0))
+    with pytest.raises(ValueError, match=message):
+        cls(model.named_parameters(), lr=1e-3, **other).load_state_dict(first.state_dict())

@@ -362,10 +362,7 @@ class ZerothOrder(torch.optim.Optimizer):
         numbers = [self._numbers.get(p, -1) for group in self.param_groups for p in group["params"]]
         return {
             "format": FORMAT,
-            "method": type(self).__name__,
-            "seed": self.seed,
-            "noise": self._matrix.noise,
-            "bits": self.rule.bits,
+            **self._kind(),
             "numbers": numbers,
             "t": self.t,
             "queries": self.queries,
@@ -374,24 +371,29 @@ class ZerothOrder(torch.optim.Optimizer):
             "weight": self._weight,
         }
 
+    def _kind(self) -> dict[str, Any]:
+        """What a state must agree in with the optimizer that goes on from it."""
+        return {
+            "method": type(self).__name__,
+            "seed": self.seed,
+            "noise": self._matrix.noise,
+            "rank": self._matrix.rank,
+            "rule": type(self.rule).__name__,
+            "bits": self.rule.bits,
+        }
+
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
 
         Raises:
-            ValueError: if it belongs to another method, seed or noise, to state in another number of bits, or to other
-                parameters.
+            ValueError: if it belongs to another method, seed or noise, to directions of another rank, another rule or
+                number of bits, or to other parameters.
         """
         own = state_dict.get(_OWN_KEY)
         if not isinstance(own, dict) or own.get("format") != FORMAT:
             raise ValueError("this state was not saved by an optimizer of this version of zotune")
-        expected = {
-            "method": type(self).__name__,
-            "seed": self.seed,
-            "noise": self._matrix.noise,
-            "bits": self.rule.bits,
-        }
-        for field, mine in expected.items():
+        for field, mine in self._kind().items():
             if own.get(field, mine) != mine:
                 raise ValueError(
                     f"the saved state has {field}={own[field]!r}, this optimizer {mine!r}: build it the same way"
