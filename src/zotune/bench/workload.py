@@ -77,13 +77,13 @@ class _OneLayer(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.layer = layer
-        self.register_buffer("x", torch.zeros(1, layer.in_features, device=layer.weight.device).to(layer.weight.dtype))
+        self.register_buffer("x", torch.ones(1, layer.in_features, device=layer.weight.device).to(layer.weight.dtype))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:  # noqa: ARG002
         return SimpleNamespace(logits=self.layer(repeat(self.x, len(input_ids))))
 
 
 def one_layer(outputs: int, inputs: int, device: torch.device, dtype: torch.dtype) -> Workload:
-    """A linear layer and one row of zeros: a step on it is passes over its weights and next to nothing else."""
+    """A linear layer and one row of ones: a step on it is passes over its weights and next to nothing else."""
     model = _OneLayer(nn.Linear(inputs, outputs, bias=False, device=device, dtype=dtype))
     return random_workload(model, rows=1, length=2, vocabulary=1, labels=1)

@@ -62,7 +62,7 @@ def _triton(device: torch.device) -> ModuleType:
     try:
         from zotune.kernels import gpu  # imported on first use: triton is optional
     except ModuleNotFoundError as error:
-        if error.name != "triton":
+        if (error.name or "").partition(".")[0] != "triton":
             raise
         raise ValueError("the triton backend needs the package triton: install it, or leave backend out") from None
     gpu.check_device(device)
