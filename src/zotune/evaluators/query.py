@@ -18,7 +18,7 @@ from zotune.evaluators.gather import Reader, in_parts
 from zotune.evaluators.intercept import StandIn, stand_in
 from zotune.evaluators.layout import Layout, Mode, Place
 from zotune.evaluators.scratch import Scratch
-from zotune.evaluators.watch import Regions, Watch, at
+from zotune.evaluators.watch import Regions, Watch, address_of, at
 from zotune.perturbations import Part, Slot
 
 
@@ -266,9 +266,8 @@ class Query:
         """What an operator is to read in place of ``read``: the same unless it would read stored weights."""
         if self._busy:
             return read
-        try:
-            address = read.untyped_storage().data_ptr()
-        except (RuntimeError, NotImplementedError):  # tensors without storage
+        address = address_of(read)
+        if address is None:
             return read
         held = self._held.get(address)
         if held is not None:

@@ -19,7 +19,7 @@ from zotune.estimators import Probe
 from zotune.evaluators.base import Writer
 from zotune.evaluators.grouped import BATCHED, UnsupportedError, each, kind, mark, rows_of
 from zotune.evaluators.intercept import METADATA
-from zotune.evaluators.watch import Regions
+from zotune.evaluators.watch import Regions, address_of
 from zotune.perturbations import Slot
 
 _KEPT = 0.02
@@ -36,7 +36,7 @@ class Stack(TorchFunctionMode):
         self.groups = len(probes)
         self._factors: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._vectors: dict[int, Tensor] = {}
-        self._regions = Regions({id(slot.param): slot.param.data for slot in slots})
+        self._regions: Regions | None = None  # of stored weights; made only for a forward that is watched
         self._busy = False
         self._rows = 0  # of the batch of all groups, once a tensor of it was seen
         # Small factors are made now and kept: between large products this would run on cold caches.
@@ -110,11 +110,10 @@ class Stack(TorchFunctionMode):
             UnsupportedError: if they are not.
         """
         if not self._busy:
-            try:
-                address = read.untyped_storage().data_ptr()
-            except (RuntimeError, NotImplementedError):  # tensors without storage
-                return read
-            numbers = self._regions.touched(address, read)
+            if self._regions is None:
+                self._regions = Regions({number: slot.param.data for number, slot in self._slots.items()})
+            address = address_of(read)
+            numbers = [] if address is None else self._regions.touched(address, read)
             if numbers:
                 raise UnsupportedError(
                     f"{self._slots[numbers[0]].name} is read where torch functions cannot be replaced"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,6 +136,8 @@ class Stacked(Evaluator):
 
         Steps aside if they are not, or if too many checks have left it open.
         """
+        coarse = any(slot.param.dtype in (torch.bfloat16, torch.float16) for slot in slots)
+        exact = all(slot.param.dtype is torch.float64 for slot in slots)
         for factor in _ENLARGED:
             probes = [replace(probe, sign=factor * probe.sign) for probe in plan]
             try:
@@ -147,8 +150,6 @@ class Stacked(Evaluator):
                 losses = self._losses(slots, probes, write, closure, step, groups, watch=True)
             except Exception as error:
                 return self._step_aside(f"{type(error).__name__}: {error}")
-            coarse = any(slot.param.dtype in (torch.bfloat16, torch.float16) for slot in slots)
-            exact = all(slot.param.dtype is torch.float64 for slot in slots)
             # Perturbed weights are rounded in separate forwards only; in half precision that shows.
             noise, share = (3e-2, 0.1) if coarse else (1e-8, 1e-5) if exact else (2e-5, 5e-3)
             noise *= max(1e-3, *map(abs, separate))
@@ -206,12 +207,8 @@ class Stacked(Evaluator):
         for first in range(0, len(plan), groups):
             probes = plan[first : first + groups]
             torch.clear_autocast_cache()
-            with Stack(slots, probes, write) as stack:
-                if watch:
-                    with Watch(stack.answer):
-                        value = _call(closure, len(probes))
-                else:
-                    value = _call(closure, len(probes))
+            with Stack(slots, probes, write) as stack, Watch(stack.answer) if watch else nullcontext():
+                value = _call(closure, len(probes))
             losses.extend(_as_losses(value, len(probes), step))
         return losses
 

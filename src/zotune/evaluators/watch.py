@@ -19,6 +19,14 @@ def at(memory: torch.UntypedStorage, like: Tensor) -> Tensor:
     return new.set_(memory, like.storage_offset(), like.size(), like.stride())
 
 
+def address_of(tensor: Tensor) -> int | None:
+    """Address of a tensor's storage; None for tensors without one."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
 class Regions:
     """Where stored weights lie.
 
