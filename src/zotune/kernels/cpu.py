@@ -18,7 +18,7 @@ from torch import Tensor
 from zotune.kernels.cpu_arrays import array_of, common, constants, packed, run
 from zotune.kernels.cpu_noise import KERNEL, WORDS, accumulate
 from zotune.kernels.cpu_rows import combine_rows, combine_with_gram, row_gram
-from zotune.kernels.cpu_write import TILE, fill_neutral, write
+from zotune.kernels.cpu_write import NOTHING, TILE, fill_neutral, write, write_signs
 from zotune.noise import Key, Noise
 
 __all__ = ["combine", "combine_rows", "combine_with_gram", "combine_with_squares", "row_gram", "scale_by_squares"]
@@ -51,7 +51,13 @@ def _tile(buf, word, start, out, w, source, numbers, keys, signs, h, x, rounded)
 def _span(buf, word, start, out, w, source, numbers, keys, signs, h, x, rounded):
     """Any number of elements, of which the first is element ``start`` of the whole tensor."""
     at = 0
+    plain = signs and numbers.size == 3 and source != NOTHING and not (h.size or x.size or rounded)
     while at < out.size:
+        if plain and (start + at) % TILE == 0 and out.size - at >= TILE:  # the usual query and update
+            end = at + (out.size - at) // TILE * TILE
+            write_signs(out[at:end], w[at:end], source, numbers[0], word, (start + at) // TILE, keys[0], numbers[2])
+            at = end
+            continue
         end = min(out.size, ((start + at) // TILE + 1) * TILE - start)
         h_part, x_part = (h[at:end] if h.size else h), (x[at:end] if x.size else x)
         part, w_part = out[at:end], w[at:end]

@@ -1,4 +1,4 @@
-"""Reading and rounding stored numbers in compiled code.
+"""Reading, rounding and signing numbers in compiled code.
 
 Half precision travels as integers: bfloat16 as int16, float16 as uint16, so that the array's type alone says what the
 bits mean.
@@ -10,7 +10,7 @@ import numba as nb
 import numpy as np
 from numba.extending import overload
 
-f32, u16, i16, u32 = np.float32, np.uint16, np.int16, np.uint32
+f32, f64, u16, i16, u32, u64 = np.float32, np.float64, np.uint16, np.int16, np.uint32, np.uint64
 
 
 def load(array, i):  # noqa: ARG001
@@ -26,6 +26,19 @@ def nearest(array, value):  # noqa: ARG001
 def stochastic(array, value, word):  # noqa: ARG001
     """The same, rounded up or down by the 32 random bits of ``word``."""
     raise AssertionError("compiled only")
+
+
+def signed(c, word):  # noqa: ARG001
+    """``-c`` where the leftmost bit of a 32-bit word is set, otherwise ``c``."""
+    raise AssertionError("compiled only")
+
+
+@overload(signed, inline="always")
+def _overload_signed(c, word):  # noqa: ARG001
+    # The sign bit is exchanged; a choice between c and -c would be made in lanes of 64 bits, at twice the time.
+    if c == nb.types.float32:
+        return lambda c, word: u32(u32(word & u32(0x80000000)) ^ f32(c).view(u32)).view(f32)
+    return lambda c, word: u64(u64(u64(word & u32(0x80000000)) << u64(32)) ^ f64(c).view(u64)).view(f64)
 
 
 @overload(load)

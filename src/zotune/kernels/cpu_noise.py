@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from zotune.kernels.cpu_half import signed
+
 f32, u32, u64, i32 = np.float32, np.uint32, np.uint64, np.int32
 
 INLINE: dict[str, Any] = {
@@ -118,12 +120,6 @@ def _normal_tile(buf, word, tile, first, last, keys, c):
             _normals(buf[512:], word[512:], lanes, c[k], k > 0)
 
 
-@njit(**INLINE)
-def _signed(c, word):
-    """-c where the leftmost bit is set."""
-    return -c if i32(word) < i32(0) else c
-
-
 @njit(**KERNEL)
 def _signs(buf, word, first, last, c, add):
     """buf[i] (+)= c z for elements of a tile; first and last are multiples of 256.
@@ -136,19 +132,25 @@ def _signs(buf, word, first, last, c, add):
             for lane in range(32):
                 x = u32(bits[lane] << shift)
                 for i in range(8):
-                    part[i * 32 + lane] += _signed(c, u32(x << u32(i)))
+                    part[i * 32 + lane] += signed(c, u32(x << u32(i)))
         else:
             for lane in range(32):
                 x = u32(bits[lane] << shift)
                 for i in range(8):
-                    part[i * 32 + lane] = _signed(c, u32(x << u32(i)))
+                    part[i * 32 + lane] = signed(c, u32(x << u32(i)))
+
+
+@njit(**KERNEL)
+def fill_signs(word, tile, key):
+    """The 128 words of a Rademacher tile."""
+    _fill(word, tile * 32, 32, 32, key)
 
 
 @njit(**KERNEL)
 def _sign_tile(buf, word, tile, first, last, keys, c):
     """buf[i] = sum_k c_k z_k for (at least) the elements first..last-1 of a Rademacher tile."""
     for k in range(c.size):
-        _fill(word, tile * 32, 32, 32, keys[k])
+        fill_signs(word, tile, keys[k])
         _signs(buf, word, first // 256 * 256, (last + 255) // 256 * 256, c[k], k > 0)
 
 

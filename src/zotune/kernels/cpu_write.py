@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from zotune.kernels.cpu_half import load, nearest, stochastic
-from zotune.kernels.cpu_noise import INLINE, KERNEL, fill_words
+from zotune.kernels.cpu_half import load, nearest, signed, stochastic
+from zotune.kernels.cpu_noise import INLINE, KERNEL, SIGN_TILE, fill_signs, fill_words
 
 u32 = np.uint32
 TILE = 4096  # elements worked on at a time: four Gaussian tiles or one Rademacher tile
@@ -57,3 +57,38 @@ def write(out, w, source, decay, buf, rounded, key, start):
 def fill_neutral(buf, source):
     """What leaves the bits of w * decay when it is added: -0; without w, +0."""
     buf[:] = 0.0 if source == NOTHING else -0.0
+
+
+@njit(**KERNEL)
+def _write_signs(out, w, decay, word, c):
+    """Eight bits of 32 words at a time, in one slice: the addresses of eight slices would be compared each time."""
+    for at in range(0, SIGN_TILE, 256):
+        bits, shift = word[at // 1024 * 32 : at // 1024 * 32 + 32], u32(at % 1024 // 32)
+        part, w_part = out[at : at + 256], w[at : at + 256]
+        for lane in range(32):
+            x = u32(bits[lane] << shift)
+            for i in range(8):
+                j = i * 32 + lane
+                part[j] = nearest(part, load(w_part, j) * decay + signed(c, u32(x << u32(i))))
+
+
+@njit(**KERNEL)
+def _write_own_signs(out, decay, word, c):
+    for at in range(0, SIGN_TILE, 256):
+        bits, shift, part = word[at // 1024 * 32 : at // 1024 * 32 + 32], u32(at % 1024 // 32), out[at : at + 256]
+        for lane in range(32):
+            x = u32(bits[lane] << shift)
+            for i in range(8):
+                j = i * 32 + lane
+                part[j] = nearest(part, load(part, j) * decay + signed(c, u32(x << u32(i))))
+
+
+@njit(**KERNEL)
+def write_signs(out, w, source, decay, word, tile, key, c):
+    """out = round(w * decay + c z) for whole Rademacher tiles, of signs that never lie in memory as numbers."""
+    for at in range(0, out.size, SIGN_TILE):
+        fill_signs(word, tile + at // SIGN_TILE, key)
+        if source == OWN:
+            _write_own_signs(out[at : at + SIGN_TILE], decay, word, c)
+        else:
+            _write_signs(out[at : at + SIGN_TILE], w[at : at + SIGN_TILE], decay, word, c)
