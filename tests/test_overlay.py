@@ -14,6 +14,7 @@ from torch import nn
 
 from zotune import FZOO, LOREN, LOZO, HiZOO, InPlace, MeZO, Overlay, digest
 from zotune.evaluators.overlay import Mode
+from zotune.evaluators.scratch import Scratch
 from zotune.optimizer import ZerothOrder
 
 # ------------------------------------------------------------------------------------------------ model families
@@ -123,9 +124,24 @@ def test_scratch_is_one_layer() -> None:
     assert set(evaluator.modes(optimizer._active()).values()) == {Mode.OWNER}
 
 
-def test_scratch_is_not_reused_while_a_view_lives() -> None:
-    from zotune.evaluators.scratch import Scratch
+def test_scratch_gives_the_smallest_that_fits_and_no_matrix_for_a_bias() -> None:
+    scratch, device = Scratch(), torch.device("cpu")
+    matrix, vector = scratch.take(6400, device, torch.float32), scratch.take(64, device, torch.float32)
+    scratch.give_back(vector)
+    del vector
+    scratch.give_back(matrix)
+    del matrix
+    assert scratch.take(60, device, torch.float32).numel() == 64
+    assert scratch.take(60, device, torch.float32).numel() == 60, "the matrix's memory is left for a matrix"
+    assert scratch.take(3200, device, torch.float32).numel() == 6400
+    small = scratch.take(100, device, torch.float32)
+    scratch.give_back(small)
+    del small
+    assert scratch.take(200, device, torch.float32).numel() == 200
+    assert scratch.numel() == 0, "what was too small is given up"
 
+
+def test_scratch_is_not_reused_while_a_view_lives() -> None:
     scratch, device = Scratch(), torch.device("cpu")
     buffer = scratch.take(64, device, torch.float32)
     address, view = buffer.data_ptr(), buffer[3:5]

@@ -30,7 +30,7 @@ def _everything_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the smallest table is gathered, and linear layers of more than 64 elements go in blocks."""
     monkeypatch.setattr(gather, "SMALL_TABLE", 0)
     monkeypatch.setattr(gather, "SMALL_BLOCK", 64)
-    monkeypatch.setattr(gather, "_RARE", 10**9)
+    monkeypatch.setattr(gather, "_SHARE", 0.0)
 
 
 @pytest.fixture
@@ -111,13 +111,20 @@ def test_whole_table_when_all_rows_are_used(record: Record) -> None:
     assert set(parts_of(record, "weight")) == {None}
 
 
-def test_block_size_is_that_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_is_a_hundredth_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    table = nn.Embedding(50272, 96)
-    layers = nn.ModuleList(nn.Linear(1536, 1536) for _ in range(4))
-    slots = MeZO([*table.parameters(), *layers.parameters()], lr=0.0)._active()
-    assert gather.block_size(slots) == 1536 * 1536
-    assert gather.block_size(slots[:1]) == gather.SMALL_BLOCK
+    small = [nn.Parameter(torch.zeros(1000, 768)), nn.Parameter(torch.zeros(5))]
+    assert gather.block_size(MeZO(small, lr=0.0)._active()) == gather.SMALL_BLOCK
+    large = nn.Parameter(torch.zeros(50000, 3000, dtype=torch.bfloat16))
+    assert gather.block_size(MeZO([large, *small], lr=0.0)._active()) == (50000 * 3000 + 768005) // 100
+
+
+def test_blocks_are_of_one_height_and_aligned(record: Record) -> None:
+    model = seeded(lambda: nn.Linear(16, 400))
+    gather.SMALL_BLOCK = 16 * 160  # the fixture restores it
+    nearly(model, lambda m: m(X[:, :1].expand(-1, 16).contiguous()).square().mean(), overlaid(model))
+    parts = [part for part in parts_of(record, "weight") if part is not None]  # without the explicit copies
+    assert {(part.first, part.last) for part in parts} == {(0, 192), (192, 384), (384, 400)}
 
 
 def test_scratch_holds_no_table() -> None:

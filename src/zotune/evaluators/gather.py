@@ -20,19 +20,17 @@ from zotune.perturbations import Part, Slot
 Write: TypeAlias = Callable[[Slot, Tensor, Part | None], None]
 
 SMALL_TABLE = 1 << 15  # elements: to find the rows of a smaller table costs more than to write all of them
-SMALL_BLOCK = 1 << 21  # elements: a block is not made smaller for the sake of a small model
+SMALL_BLOCK = 1 << 20  # elements: a block is not made smaller for the sake of a small model
+_SHARE = 0.01  # of the weights, that scratch may take
 _ALIGNED = 64  # rows
-_RARE = 3  # embeddings and heads in a usual model; the layers are more
 
 
 def block_size(slots: Sequence[Slot]) -> int:
-    """Elements that a block of a large linear layer may have: as many as the largest of the other layers.
+    """Elements that a block of a large linear layer may have: a hundredth of all.
 
-    Vocabulary-sized matrices are few (an embedding, a head, a second embedding), the others come in every layer: the
-    three largest do not count.
+    That keeps the peak at that of inference, and in models of billions of weights leaves all but the head whole.
     """
-    sizes = sorted((slot.param.numel() for slot in slots if slot.param.dim() >= 2), reverse=True)
-    return max(SMALL_BLOCK, sizes[_RARE] if len(sizes) > _RARE else 0)
+    return max(SMALL_BLOCK, int(_SHARE * sum(slot.param.numel() for slot in slots)))
 
 
 def divisible(slot: Slot) -> bool:
@@ -135,9 +133,9 @@ class Reader:
             return None
         if bias is not None and (bias.shape != (count,) or weight.dtype is not bias.dtype):
             return None
-        height = max(1, self._block // width)
-        if height > _ALIGNED:  # a product that begins elsewhere in a row of the result is a tenth slower
-            height -= height % _ALIGNED
+        height = -(-count // -(-count * width // self._block))  # blocks of about the same height, ...
+        if height > _ALIGNED:  # ... aligned: a product that begins elsewhere in a row of the result is a tenth slower
+            height = -(-height // _ALIGNED) * _ALIGNED
         buffer = self._take(height * width)
         rows = input.reshape(-1, width)
         answer = None if autocast else rows.new_empty((rows.shape[0], count))

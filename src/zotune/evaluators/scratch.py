@@ -19,8 +19,11 @@ def _references(buffer: Tensor) -> int:
 _ALONE = 0 if _count is None else _references(torch.empty(1))
 
 
+_ROOMY = 16  # a buffer this many times too large is left for those who need it
+
+
 class Scratch:
-    """Flat buffers that are taken and given back in reverse order.
+    """Flat buffers that are taken and given back.
 
     A view of perturbed weights may outlive the forward it was made in (a module that returns a slice of its
     parameter).  Memory that such a view still refers to is left to it and never handed out again.
@@ -30,13 +33,19 @@ class Scratch:
         self._free: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
 
     def take(self, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor of one dimension with ``size`` or more elements."""
+        """An uninitialised tensor of one dimension with ``size`` or more elements: the smallest that is free.
+
+        Where there is none one is made.  One that is free and too small is given up for it, so that there are no more
+        of them than are used at a time; but a bias does not take the memory of a matrix, which would then need another.
+        """
         # tensors born in inference mode cannot be written outside it, so they are kept apart
         free = self._free.setdefault((device, dtype, torch.is_inference_mode_enabled()), [])
-        if free and free[-1].numel() >= size:
-            return free.pop()
-        if free:
-            free.pop()  # freed before the larger one is made
+        sizes = [buffer.numel() for buffer in free]
+        fitting = [room for room in sizes if size <= room <= _ROOMY * size]
+        if fitting:
+            return free.pop(sizes.index(min(fitting)))
+        if any(room < size for room in sizes):  # freed before the larger one is made
+            free.pop(sizes.index(max(room for room in sizes if room < size)))
         return torch.empty(size, dtype=dtype, device=device)
 
     def give_back(self, buffer: Tensor) -> None:
