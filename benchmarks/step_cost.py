@@ -5,7 +5,8 @@ either noise, the textbook way (`eager.py`).  Each step is divided by K times th
 before and just after its round; given are the median and the quartiles over the rounds.  The first steps, in which
 zotune watches what the model reads, are not counted; of later steps, it watches one query of a few.
 
-MeZO-SVRG is measured between two snapshots (K = 4).
+MeZO-SVRG is measured between two snapshots (K = 4).  Beside the methods stands what bounds stacked queries from below:
+two copies of the batch in one forward pass over two forward passes.
 
     python benchmarks/step_cost.py [--methods MeZO LOREN ...] [--sizes 8x64 ...] [--head vocabulary] [--rounds N]
 
@@ -36,6 +37,8 @@ TARGETS = {
     ("LOZO", "gaussian", "16x64"): 1.05,
 }
 """(method, noise, rows x length) -> largest step / (K x forward), with the classification head."""
+
+DOUBLED = "two batches in one forward"
 
 KEYS = ("head", "size", "method", "noise")
 NOISES = ("gaussian", "rademacher")
@@ -92,6 +95,34 @@ def measure(variant: Variant, work: Workload, options: argparse.Namespace) -> li
     return rows
 
 
+def doubled(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
+    """The row of two copies of the batch in one forward pass."""
+    with torch.no_grad():
+        sides: Runs = {"forward": work.forward, "doubled": lambda: work.losses(2).tolist()}
+        samples = take_turns(sides, clock=time.process_time, rounds=options.rounds + 1, seconds=options.seconds)
+    middle, low, high = ratio({name: times[1:] for name, times in samples.items()}, "doubled", "forward", 2)
+    return {
+        "head": options.head,
+        "size": work.size.replace(" ", ""),
+        "method": DOUBLED,
+        "noise": "none",
+        "queries": 2,
+        "ratio": round(middle, 3),
+        "quartiles": [round(low, 3), round(high, 3)],
+        "rounds": options.rounds,
+        "target": None,
+        "verdict": "",
+    }
+
+
+def keep(size: str, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Save and print rows."""
+    save("step_cost", head("step / (K x forward), process CPU time, one thread"), rows, KEYS, options.results)
+    for row in rows:
+        target = "" if row["target"] is None else f"   target {row['target']:.2f} {row['verdict']}"
+        print(f"{size:6} {row['method']:27} {row['noise']:11} {row['ratio']:6.3f}{target}")
+
+
 def main(words: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--methods", nargs="+", help="titles of the methods; left out: all")
@@ -107,17 +138,14 @@ def main(words: list[str] | None = None) -> None:
     for size in options.sizes or ["2x8" if options.quick else "8x64"]:
         rows, length = map(int, size.split("x"))
         work = build("tiny" if options.quick else "OPT-125M", rows=rows, length=length, head=options.head)
+        keep(size, [doubled(work, options)], options)
         for variant in chosen:
             try:
                 found = measure(variant, work, options)
             except ValueError as error:  # a package that is not installed
                 print(f"{variant.title}: {error}")
                 continue
-            unit = "step / (K x forward), process CPU time, one thread"
-            save("step_cost", head(unit), found, KEYS, options.results)
-            for row in found:
-                target = "" if row["target"] is None else f"   target {row['target']:.2f} {row['verdict']}"
-                print(f"{size:6} {row['method']:20} {row['noise']:11} {row['ratio']:6.3f}{target}")
+            keep(size, found, options)
 
 
 if __name__ == "__main__":

@@ -62,17 +62,24 @@ def time_table(folder: Path = RESULTS, head: str = "class", size: str = "8x64") 
     return grid(["method", "K", "gaussian", "rademacher", "textbook way"], lines or [[MISSING, *["-"] * 4]])
 
 
+SIDES_OF_BATCHES = (
+    ("LOZO", "gaussian"),
+    ("LOZO, stacked", "gaussian"),
+    ("LOZO", "textbook"),
+    ("two batches in one forward", "none"),
+)
+
+
 def batch_table(folder: Path = RESULTS) -> str:
     """LOZO at several batch sizes."""
     rows = [row for row in load("step_cost", folder)["rows"] if row["head"] == "class"]
     lines = []
     for size in ("1x64", "4x64", "8x64", "16x64"):
-        sides = [
-            pick(rows, method=title, noise=noise, size=size)
-            for title, noise in (("LOZO", "gaussian"), ("LOZO, stacked", "gaussian"), ("LOZO", "textbook"))
-        ]
+        sides = [pick(rows, method=title, noise=noise, size=size) for title, noise in SIDES_OF_BATCHES]
         lines.append([size.replace("x", " x "), *(figure(row, "ratio") for row in sides)])
-    return grid(["rows x tokens", "LOZO", "always stacked", "textbook way"], lines)
+    return grid(
+        ["rows x tokens", "LOZO", "always stacked", "textbook way", "two batches in one forward, no step"], lines
+    )
 
 
 def memory_table(folder: Path = RESULTS) -> str:

@@ -370,7 +370,8 @@ def test_step_cost_measures_and_adds_rows(script, tmp_path, capsys):
     step_cost.main([*words, "MeZO"])
     rows = rows_in(tmp_path, "step_cost")
     assert [(row["method"], row["noise"]) for row in rows] == [
-        (method, noise) for method in ("LOZO", "MeZO") for noise in ("gaussian", "rademacher", "textbook")
+        *((method, noise) for method in ("LOZO", "MeZO") for noise in ("gaussian", "rademacher", "textbook")),
+        ("two batches in one forward", "none"),
     ]
     assert all(row["ratio"] > 0 and row["size"] == "2x8" for row in rows)
     assert "MeZO" in capsys.readouterr().out
