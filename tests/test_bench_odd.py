@@ -43,7 +43,8 @@ def bench(capsys, *words, code):
 def test_a_model_that_reads_no_tokens_is_not_called_damaged(kind, words, tmp_path, capsys):
     OTHER[kind].save_pretrained(tmp_path)
     out, err = bench(capsys, tmp_path, *SMALL, *words, code=2)
-    assert f"{tmp_path} is a model of the type {kind}, which transformers cannot make a text classifier of" in err
+    assert f"{tmp_path} is described by a {kind}Config, and transformers can make no text classifier of" in err
+    assert "choose a language model" in err
     assert "damaged" not in err
     assert out == ""
 

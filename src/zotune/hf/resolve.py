@@ -26,7 +26,7 @@ _TransportError: type[BaseException] = HfHubHTTPError.__bases__[0]
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.bpe", "bpe.codes", "tekken.json")
 
 # What the Auto classes say of a model that has no form of the wanted kind: of images, speech and the like.
-_OTHER_KIND = re.compile(r"Unrecognized configuration class <class '(?:[\w.]*\.)?(\w+?)(?:Config)?'>")
+_OTHER_KIND = re.compile(r"Unrecognized configuration class <class '(?:[\w.]*\.)?(\w+)'>")
 
 EMBEDDED = "embedded"
 
@@ -102,7 +102,7 @@ def _sentence(name: str, wanted: str, error: BaseException) -> str:
     other = next((found for cause in chain if (found := _OTHER_KIND.search(str(cause)))), None)
     if other is not None:
         return (
-            f"{name} is a model of the type {other[1]}, which transformers cannot make a text classifier of; "
+            f"{name} is described by a {other[1]}, and transformers can make no text classifier of such a model; "
             "choose a language model, one that reads tokens, such as BERT, OPT or Llama."
         )
     missing = next((cause for cause in chain if isinstance(cause, ImportError)), None)
