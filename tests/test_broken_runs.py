@@ -202,6 +202,17 @@ def test_damaged_checkpoints(stopped, capsys):
     assert [int(row["step"]) for row in rows_of(stopped, "train")] == list(range(1, 10))
 
 
+def test_settings_that_do_not_fit_the_checkpoint_are_named(stopped, capsys):
+    path = stopped / "config.json"
+    content = path.read_text()
+    settings = json.loads(content)
+    path.write_text(json.dumps(settings | {"num_queries": settings["num_queries"] + 2}))
+    said = resume(capsys, stopped, 2)
+    assert f"{stopped / 'checkpoint-6'} was made with queries_per_step={settings['num_queries']}, but" in said
+    assert "restore config.json or start a new run." in said
+    path.write_text(content)
+
+
 def test_without_a_complete_checkpoint_or_rows_a_run_cannot_go_on(stopped, capsys):
     rows = (stopped / "metrics.csv").read_bytes()
     for content in (b"\xff\n", b"kind,step\ntrain,x\n", b"kind,loss\ntrain,1\n", b""):

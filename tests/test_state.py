@@ -202,3 +202,72 @@ def test_state_of_other_directions_or_rules_is_refused(cls, saved, other, messag
     first.step(loss_at(model, 0))
     with pytest.raises(ValueError, match=message):
         cls(model.named_parameters(), lr=1e-3, **other).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("cls", "saved", "other", "message"),
+    [
+        (MeZOSVRG, {"period": 3}, {"period": 4}, "period=3, this optimizer 4"),
+        (MeZOSVRG, {"queries": 4}, {}, "queries_per_step=4, this optimizer 2"),
+        (MeZOSVRG, {"anneal_window": 9}, {"anneal": 2.0}, "anneal_window=9, this optimizer 100"),
+        (LOZO, {"period": 5}, {}, "period=5, this optimizer 50"),
+        (LOZO, {"momentum": 0.5}, {"momentum": 0.9}, r"momentum=0\.5, this optimizer 0\.9"),
+        (LOREN, {"queries": 4}, {}, "queries_per_step=4, this optimizer 6"),
+        (LOREN, {"damping": 0.5}, {}, r"damping=0\.5, this optimizer 0\.1"),
+        (LOREN, {"damping": 0.5, "rank": 1}, {"rank": 1}, r"damping=0\.5, this optimizer 0\.1"),
+        (MeZO, {"queries": 4}, {}, "queries_per_step=4, this optimizer 2"),
+        (MeZO, {"momentum": 0.5}, {"momentum": 0.9}, r"momentum=0\.5, this optimizer 0\.9"),
+        (ZOAdam, {"betas": (0.5, 0.9)}, {}, r"betas=\(0\.5, 0\.9\), this optimizer \(0\.9, 0\.999\)"),
+        (ZOAdam, {"adam_eps": 1e-3}, {}, r"adam_eps=0\.001, this optimizer 1e-08"),
+        (HiZOO, {"smoothing": "constant1e-2"}, {}, "smoothing='constant1e-2', this optimizer 'constant1e-8'"),
+        (FZOO, {"queries": 4}, {}, "queries_per_step=4, this optimizer 8"),
+    ],
+)
+@pytest.mark.parametrize("half", [False, True], ids=["between steps", "within a step"])
+def test_state_of_other_settings_is_refused_and_changes_nothing(cls, saved, other, message, half) -> None:
+    model = model_of(torch.float32)
+    first = cls(model.named_parameters(), lr=1e-3, **saved)
+    first.step(loss_at(model, 0))
+    if half:
+        first.estimate(loss_at(model, 1))
+    second = cls(model.named_parameters(), lr=1e-3, **other)
+    with pytest.raises(ValueError, match=f"the saved state has {message}: build it the same way"):
+        second.load_state_dict(through_a_file(first.state_dict()))
+    assert (second.t, second._sums, second.state_dict()["state"]) == (0, [], {})
+    again = cls(model.named_parameters(), lr=1e-3, **saved)
+    again.load_state_dict(through_a_file(first.state_dict()))
+    assert again.t == 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "saved", "other"),
+    [
+        (MeZO, {}, {"eps": 1e-2, "weight_decay": 0.1, "clip": 1.0, "backend": "reference"}),
+        (LOREN, {}, {"lr_cov": 0.0, "clip": 1.0}),
+        (MeZOSVRG, {"anchor": "copy"}, {"lr_minibatch": 1e-5, "anchor": "recompute", "clip": 1.0}),
+        (MeZOSVRG, {"anneal": 2.0, "anneal_window": 3}, {"anneal": 3.0, "anneal_window": 3}),
+        (MeZOSVRG, {"anneal": 2.0, "anneal_window": 3}, {"anneal_window": 4}),  # nothing looks at the window
+    ],
+)
+def test_rates_and_bounds_may_change(cls, saved, other) -> None:
+    """Those of the groups are restored, as in torch, and may be set afterwards."""
+    model = model_of(torch.float32)
+    first = cls(model.named_parameters(), lr=1e-3, **saved)
+    first.step(loss_at(model, 0))
+    second = cls(model.named_parameters(), lr=1e-4, **other)
+    second.load_state_dict(through_a_file(first.state_dict()))
+    assert [g["lr"] for g in second.param_groups] == [1e-3]
+    second.param_groups[0]["lr"] = 1e-5
+    second.step(loss_at(model, 1))
+    assert second.t == 2
+
+
+def test_a_state_saved_before_a_setting_was_noted_is_taken() -> None:
+    model = model_of(torch.float32)
+    first = LOZO(model.named_parameters(), lr=1e-3)
+    first.step(loss_at(model, 0))
+    state = first.state_dict()
+    del state["zotune"]["period"], state["zotune"]["queries_per_step"]
+    second = LOZO(model.named_parameters(), lr=1e-3)
+    second.load_state_dict(state)
+    assert second.t == 1

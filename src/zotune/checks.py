@@ -1,13 +1,16 @@
-"""Checks of hyperparameters, and the checksum of weights."""
+"""Checks of hyperparameters and parameters, and the checksum of weights."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from zotune.kernels.backends import DTYPES
 
 
 def check_number(name: str, value: Any, *, at_least: float | None = None, above: float | None = None) -> None:
@@ -32,6 +35,34 @@ def check_count(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is a whole number, 1 or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: choose a whole number, 1 or more")
+
+
+def check_parameter(param: Tensor) -> None:
+    """Raise ValueError unless the parameter can be perturbed."""
+    if param.dtype not in DTYPES:
+        raise ValueError(
+            f"a parameter of type {param.dtype} cannot be perturbed: "
+            "leave quantised weights out and train adapters, or load the model in float32, bfloat16 or float16"
+        )
+    if param.is_meta:
+        raise ValueError("a parameter is on the meta device and has no values: load the model's weights first")
+    if any(stride == 0 and size > 1 for size, stride in zip(param.size(), param.stride(), strict=True)):
+        raise ValueError("a parameter's elements share memory (it was made by expand): use its contiguous copy")
+
+
+def check_memory(params: Iterable[Tensor]) -> None:
+    """Raise ValueError if parameters share memory: an update of one would change another."""
+    by_storage: dict[int, list[Tensor]] = {}
+    for param in params:
+        if param.numel():
+            by_storage.setdefault(param.untyped_storage().data_ptr(), []).append(param)
+    for sharing in by_storage.values():
+        extents = sorted(extent(param) for param in sharing)
+        if any(begin < end for (_, end), (begin, _) in itertools.pairwise(extents)):
+            raise ValueError(
+                "two parameters share memory, or one is listed twice: "
+                "list each once, and tie weights as one Parameter object or copy them"
+            )
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -12,19 +11,17 @@ import torch
 from torch import Tensor
 
 from zotune import kernels
-from zotune.checks import check_number, extent
+from zotune.checks import check_memory, check_number, check_parameter
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
 from zotune.noise import NOISES, Key
 from zotune.perturbations import Dense, Part, Perturbation, Slot
 from zotune.rules import Rule
+from zotune.saving import Saved
 
 ParamsT: TypeAlias = Iterable[Any]
 """Parameters, (name, parameter) pairs, or group dictionaries."""
 
-FORMAT = 2
-_OWN_KEY = "zotune"
-_REMADE = {"_zero_grad_profile_name", "_opt_called", "_warned_capturable_if_run_uncaptured"}
 _TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 
 
@@ -41,7 +38,7 @@ class _Probes:
         return slot.perturbation.low_rank(slot, [self._optimizer._probe_terms(slot, probe) for probe in probes])
 
 
-class ZerothOrder(torch.optim.Optimizer):
+class ZerothOrder(Saved):
     """An optimizer that needs losses only.
 
     One step is ``refresh``, evaluate the plan, ``tell(losses)``.  ``step(closure)`` does all of it;
@@ -125,8 +122,8 @@ class ZerothOrder(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for param in group["params"]:
-            self._check_parameter(param)
-        self._check_memory()
+            check_parameter(param)
+        check_memory(param for own in self.param_groups for param in own["params"])
         if self._numbers:  # a group added later: its numbers follow the others, whose noise stays
             self._number(self._named(group))
 
@@ -137,32 +134,6 @@ class ZerothOrder(torch.optim.Optimizer):
         check_number("weight_decay", group["weight_decay"], at_least=0.0)
         if group["input_dim"] not in (-1, 0):
             raise ValueError(f"input_dim={group['input_dim']!r}: choose -1 (as in torch.nn.Linear) or 0 (as in Conv1D)")
-
-    def _check_parameter(self, param: Tensor) -> None:
-        if param.dtype not in kernels.DTYPES:
-            raise ValueError(
-                f"a parameter of type {param.dtype} cannot be perturbed: "
-                "leave quantised weights out and train adapters, or load the model in float32, bfloat16 or float16"
-            )
-        if param.is_meta:
-            raise ValueError("a parameter is on the meta device and has no values: load the model's weights first")
-        if any(stride == 0 and size > 1 for size, stride in zip(param.size(), param.stride(), strict=True)):
-            raise ValueError("a parameter's elements share memory (it was made by expand): use its contiguous copy")
-
-    def _check_memory(self) -> None:
-        """Raise ValueError if parameters share memory: an update of one would change another."""
-        by_storage: dict[int, list[Tensor]] = {}
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.numel():
-                    by_storage.setdefault(param.untyped_storage().data_ptr(), []).append(param)
-        for params in by_storage.values():
-            extents = sorted(extent(param) for param in params)
-            if any(begin < end for (_, end), (begin, _) in itertools.pairwise(extents)):
-                raise ValueError(
-                    "two parameters share memory, or one is listed twice: "
-                    "list each once, and tie weights as one Parameter object or copy them"
-                )
 
     @staticmethod
     def _named(group: dict[str, Any]) -> list[tuple[str | None, torch.nn.Parameter]]:
@@ -344,74 +315,3 @@ class ZerothOrder(torch.optim.Optimizer):
             own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
             groups.append(", ".join([f"{len(group['params'])} parameters", *(f"{k}={v}" for k, v in own.items())]))
         return f"{type(self).__name__}({'; '.join(groups)}; seed={self.seed})"
-
-    # -------------------------------------------------------------------------------- saving
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For ``copy.deepcopy``: all but what torch makes anew, and an evaluator that has seen no parameter yet."""
-        own = {k: v for k, v in self.__dict__.items() if "hook" not in k and k not in _REMADE}
-        return {**own, "_slots": {}, "evaluator": self.evaluator.fresh()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """torch's layout, plus what a run needs to go on with the same bits, under ``"zotune"``."""
-        state = super().state_dict()
-        state[_OWN_KEY] = self._own_state()
-        return state
-
-    def _own_state(self) -> dict[str, Any]:
-        numbers = [self._numbers.get(p, -1) for group in self.param_groups for p in group["params"]]
-        return {
-            "format": FORMAT,
-            **self._kind(),
-            "numbers": numbers,
-            "t": self.t,
-            "queries": self.queries,
-            "last_loss": self.last_loss,
-            "sums": list(self._sums),
-            "weight": self._weight,
-        }
-
-    def _kind(self) -> dict[str, Any]:
-        """What a state must agree in with the optimizer that goes on from it."""
-        return {
-            "method": type(self).__name__,
-            "seed": self.seed,
-            "noise": self._matrix.noise,
-            "rank": self._matrix.rank,
-            "rule": type(self.rule).__name__,
-            "bits": self.rule.bits,
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken.
-
-        Raises:
-            ValueError: if it belongs to another method, seed or noise, to directions of another rank, another rule or
-                number of bits, or to other parameters.
-        """
-        own = state_dict.get(_OWN_KEY)
-        if not isinstance(own, dict) or own.get("format") != FORMAT:
-            raise ValueError("this state was not saved by an optimizer of this version of zotune")
-        for field, mine in self._kind().items():
-            if own.get(field, mine) != mine:
-                raise ValueError(
-                    f"the saved state has {field}={own[field]!r}, this optimizer {mine!r}: build it the same way"
-                )
-        exact = {i: dict(values) for i, values in state_dict["state"].items()}
-        super().load_state_dict({"state": {}, "param_groups": state_dict["param_groups"]})
-        params = [p for group in self.param_groups for p in group["params"]]
-        numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
-        # torch casts state to the parameter's type on loading; ours is kept in float32 and must stay so
-        for number, param in zip(numbers, params, strict=True):
-            values = exact.get(number, {})
-            self.state[param] = {
-                k: v.detach().clone().to(param.device) if isinstance(v, Tensor) else v for k, v in values.items()
-            }
-        self._numbers = {p: n for p, n in zip(params, own["numbers"], strict=True) if n >= 0}
-        self._slots = {}
-        self._load_own(own)
-
-    def _load_own(self, own: dict[str, Any]) -> None:
-        self.t, self.queries, self.last_loss = own["t"], own["queries"], own["last_loss"]
-        self._sums, self._weight = list(own["sums"]), own["weight"]

@@ -129,6 +129,10 @@ class Perturbation:
     def __init__(self, noise: Noise = "gaussian") -> None:
         self.noise = noise
 
+    def settings(self) -> dict[str, Any]:
+        """What a saved state and the optimizer that goes on from it must agree in."""
+        return {"noise": self.noise, "rank": self.rank}
+
     def refresh(self, slot: Slot, step: int) -> None:
         """Bring ``slot.state`` to ``step``; called before the first query of the step, and again without effect after
         it."""

@@ -8,6 +8,7 @@ keep their bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ class Rule:
     """
 
     bits: int = 32
+
+    def settings(self) -> dict[str, Any]:
+        """What a saved state and the optimizer that goes on from it must agree in, beside class and bits."""
+        return {}
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
         """Apply one update.
@@ -114,6 +119,10 @@ class Momentum(_Stateful):
         super().__init__(storage or Storage())
         self.beta = beta
 
+    def settings(self) -> dict[str, Any]:
+        """See `Rule.settings`."""
+        return {"momentum": self.beta}
+
     def parts(self, slot: Slot) -> Sequence[Part | None]:
         """All at once if M is float32, since nothing else is needed then."""
         return super().parts(slot) if self.bits < 32 else [None]
@@ -141,6 +150,10 @@ class Adam(_Stateful):
     def __init__(self, betas: tuple[float, float], adam_eps: float, storage: Storage | None = None) -> None:
         super().__init__(storage or Storage())
         self.betas, self.adam_eps = betas, adam_eps
+
+    def settings(self) -> dict[str, Any]:
+        """See `Rule.settings`."""
+        return {"betas": tuple(self.betas), "adam_eps": self.adam_eps}
 
     def begin(self, slot: Slot) -> None:
         """Count the steps of this parameter, t of the equations."""

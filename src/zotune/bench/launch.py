@@ -49,7 +49,8 @@ def launch(config: BenchConfig, console: Console) -> int:
     """Measure or foretell; the table goes to standard output, everything else to ``console``.
 
     Returns:
-        The exit code: 0, 2 for a model or a machine that cannot be used, or 1 when the model broke off.
+        The exit code: 0, 2 for a model or a machine that cannot be used, or 1 when the model broke off or the file of
+        numbers could not be written.
     """
 
     def say(line: str) -> None:
@@ -60,6 +61,7 @@ def launch(config: BenchConfig, console: Console) -> int:
             bench = _begin(config, say)
             entries = _foretold(bench) if config.plan else _measured(bench)
             _show(bench, entries)
+            saved = _save(bench, entries)
     except ConfigError as error:
         say(str(error))
         return 2
@@ -68,13 +70,15 @@ def launch(config: BenchConfig, console: Console) -> int:
         say(f"{config.model_name} broke off with {type(error).__name__}: {reason}.")
         logger.debug("bench broke off", exc_info=error)
         return 1
-    return 0
+    return 0 if saved else 1
 
 
 def _begin(config: BenchConfig, say: Say) -> _Bench:
     device = choose_machine(config.training(), say).device
     outline = models.outline(config)
     length = models.length_of(config, outline)
+    if length < config.max_seq_length:
+        say(f"{config.model_name} reads at most {length} tokens, so --max_seq_length is {length} here.")
     shapes = None
     try:
         shapes = shapes_of(outline, rows=config.batchsize, length=length)
@@ -134,6 +138,17 @@ def _show(bench: _Bench, entries: Sequence[Cost | Refused]) -> None:
     lines += [f"{e.variant.title}: {e.reason}." for e in entries if isinstance(e, Refused)]
     for line in [*lines, *report.advice(config, entries, free)]:
         console.print(line, markup=False, soft_wrap=True)
-    if config.output is not None:
-        numbers = {"machine": describe(bench.device), "free_memory": free, "rows": report.as_json(entries, free)}
-        config.output.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(bench: _Bench, entries: Sequence[Cost | Refused]) -> bool:
+    """Write the numbers to the file that was asked for, and say so if that fails."""
+    path, free = bench.config.output, bench.free
+    if path is None:
+        return True
+    numbers = {"machine": describe(bench.device), "free_memory": free, "rows": report.as_json(entries, free)}
+    try:
+        path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:  # it could be written at the start
+        bench.say(f"--output {path} could not be written ({error.strerror or error}); the table has the numbers.")
+        return False
+    return True

@@ -59,7 +59,7 @@ def outline(config: BenchConfig) -> PreTrainedModel:
             described = AutoConfig.from_pretrained(resolve(config.model_name), num_labels=_TASK.num_labels, **options)
             for part in {id(c): c for c in (described, described.get_text_config())}.values():
                 part.use_cache = False
-                part.pad_token_id = part.pad_token_id or 0
+                part.pad_token_id = getattr(part, "pad_token_id", None) or 0
             own = {"trust_remote_code": True} if config.trust_remote_code else {}
             auto: Any = AutoModelForSequenceClassification  # its functions carry no types
             with torch.device("meta"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,8 @@ class Workload:
         return each.view(groups, -1).mean(dim=1)
 
     def shortened(self) -> Workload:
-        """Two tokens of the batch, for what has to happen once."""
-        return Workload(model=self.model, ids=self.ids[:1, :2], labels=self.labels[:1])
+        """Two tokens of the batch, the last ones, for what has to happen once."""
+        return Workload(model=self.model, ids=self.ids[:1, -2:], labels=self.labels[:1])
 
     @torch.no_grad()
     def forward(self) -> float:
@@ -59,7 +60,8 @@ class Workload:
 def random_workload(model: nn.Module, *, rows: int, length: int, vocabulary: int, labels: int) -> Workload:
     """Random tokens on the model's device; the same for the same shape.
 
-    Number 0 to 4 are left out, which most vocabularies keep for padding and the like, where there are others.
+    Number 0 to 4 are left out, which most vocabularies keep for padding and the like, where there are others.  For an
+    encoder with a decoder the last token of each row is the end token, where such classifiers read their answer.
     """
     device = next(model.parameters()).device
     lowest = 5 if vocabulary > 5 else 0
@@ -68,6 +70,10 @@ def random_workload(model: nn.Module, *, rows: int, length: int, vocabulary: int
     mixed = (numbers * 2654435761 + 97) % 4294967296
     ids = (lowest + mixed * (vocabulary - lowest) // 4294967296).view(rows, length)
     assert math.prod(ids.shape) == rows * length
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False) and isinstance(end := config.eos_token_id, int):
+        ids = torch.where(ids == end, ids - 1, ids)
+        ids[:, -1] = end
     return Workload(model=model, ids=ids, labels=torch.arange(rows, device=device) % labels)
 
 

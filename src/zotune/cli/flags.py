@@ -66,7 +66,7 @@ def _parser(program: str, about: str, flags: Mapping[str, FlagOfField], bare: st
         else:
             groups[section].add_argument(
                 f"--{name}",
-                metavar=_METAVARS[described.kind],
+                metavar=described.flag.metavar or _METAVARS[described.kind],
                 default=argparse.SUPPRESS,
                 help=_help(name, described),
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from zotune.config.algorithms import ALGORITHMS
-from zotune.config.checks import LARGEST
+from zotune.config.checks import LARGEST, check_choices
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, flags_of
 from zotune.config.train import TrainConfig
@@ -51,7 +51,9 @@ class BenchConfig:
         str | None,
         Flag("model", "number of a GPU, cuda:NUMBER or cpu", default_text="the first GPU, otherwise the CPU"),
     ] = None
-    output: Annotated[Path | None, Flag("results", "JSON file for the numbers", default_text="none")] = None
+    output: Annotated[
+        Path | None, Flag("results", "JSON file for the numbers", default_text="none", metavar="FILE")
+    ] = None
 
     def validate(self) -> None:
         """Raise `ConfigError` with one sentence for the first setting that cannot be used."""
@@ -60,11 +62,12 @@ class BenchConfig:
         for name in ("steps", "rounds"):
             if not 1 <= (value := getattr(self, name)) <= LARGEST:
                 raise ConfigError(f"--{name} must be from 1 to {LARGEST:,}, not {shortened(value)}.")
-        self.training().validate()
-        if not self.training().zeroth_order:
+        if self.algorithm in ALGORITHMS and self.algorithm not in _METHODS:
             raise ConfigError(f"--algorithm {self.algorithm} is first-order; choose {ALL} or {', '.join(_METHODS)}.")
-        if self.output is not None and (self.output.is_dir() or not self.output.parent.is_dir()):
-            raise ConfigError(f"--output {self.output} must be a file in a folder that is there.")
+        check_choices(self)
+        self.training().validate()
+        if self.output is not None:
+            _check_output(self.output)
 
     def training(self) -> TrainConfig:
         """The settings of `zotune train` that these ones stand for, with its default algorithm for `all`."""
@@ -73,6 +76,22 @@ class BenchConfig:
         if self.algorithm == ALL:
             del shared["algorithm"]
         return TrainConfig(**shared)
+
+
+def _check_output(path: Path) -> None:
+    """Raise `ConfigError` unless the file can be written; what is there stays, and nothing new is left behind."""
+    try:
+        target = path.resolve()
+        if target.is_dir() or not target.parent.is_dir():
+            raise ConfigError(f"--output {shortened(path)} must be a file in a folder that is there.")
+        if not target.exists():
+            target.open("xb").close()
+            target.unlink()
+        elif target.is_file():
+            target.open("ab").close()
+    except (OSError, RuntimeError) as error:  # links that lead in a circle are a RuntimeError
+        reason = getattr(error, "strerror", None) or "its links lead nowhere"
+        raise ConfigError(f"--output {shortened(path)} cannot be written ({reason}); name another file.") from error
 
 
 BENCH_FLAGS: Final[dict[str, FlagOfField]] = flags_of(BenchConfig)

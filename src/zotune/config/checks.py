@@ -70,7 +70,7 @@ def check(config: "TrainConfig") -> None:
     _check_installed(config)
 
 
-def check_choices(config: "TrainConfig") -> None:
+def check_choices(config: object) -> None:
     """Raise `ConfigError`, with the nearest name, for a setting that is none of its flag's choices."""
     for name, described in flags_of(type(config)).items():
         choices = described.flag.choices

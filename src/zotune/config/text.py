@@ -50,7 +50,7 @@ def _value(name: str, kind: Kind, text: str | bool) -> Any:
         return text
     if kind == "path":
         if not text:
-            raise ConfigError(f"--{name} must name a folder, but is empty.")
+            raise ConfigError(f"--{name} must name a {'file' if name == 'output' else 'folder'}, but is empty.")
         try:
             return Path(text).expanduser()
         except RuntimeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ _TransportError: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 # Every vocabulary that a tokenizer of transformers is read from matches one of these.
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.bpe", "bpe.codes", "tekken.json")
+
+# What the Auto classes say of a model that has no form of the wanted kind: of images, speech and the like.
+_OTHER_KIND = re.compile(r"Unrecognized configuration class <class '(?:[\w.]*\.)?(\w+)'>")
 
 EMBEDDED = "embedded"
 
@@ -95,6 +99,12 @@ def _sentence(name: str, wanted: str, error: BaseException) -> str:
         return f"{name} has a configuration file that is not JSON; download the model again."
     if any(isinstance(cause, SafetensorError) for cause in chain):
         return f"The weights of {name} are damaged or cut short; download the model again."
+    other = next((found for cause in chain if (found := _OTHER_KIND.search(str(cause)))), None)
+    if other is not None:
+        return (
+            f"{name} is described by a {other[1]}, and transformers can make no text classifier of such a model; "
+            "choose a language model, one that reads tokens, such as BERT, OPT or Llama."
+        )
     missing = next((cause for cause in chain if isinstance(cause, ImportError)), None)
     if missing is not None:
         return f"Loading {wanted} from {name} needs a package that is not installed: {_first_sentence(missing)}."

@@ -49,7 +49,11 @@ class InverseRootHessian(Perturbation):
 
     def __init__(self, estimator: ThreePoint, smoothing: str, noise: Noise = "gaussian") -> None:
         super().__init__(noise)
-        self._estimator, self._alpha = estimator, SMOOTHINGS[smoothing]
+        self._estimator, self._alpha, self._smoothing = estimator, SMOOTHINGS[smoothing], smoothing
+
+    def settings(self) -> dict[str, Any]:
+        """See `Perturbation.settings`."""
+        return {**super().settings(), "smoothing": self._smoothing}
 
     def refresh(self, slot: Slot, step: int) -> None:  # noqa: ARG002
         """Start with H = 1."""

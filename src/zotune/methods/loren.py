@@ -64,6 +64,10 @@ class RankOneCovariance(Perturbation):
         super().__init__(noise)
         self.damping = damping
 
+    def settings(self) -> dict[str, Any]:
+        """See `Perturbation.settings`."""
+        return {**super().settings(), "damping": self.damping}
+
     def refresh(self, slot: Slot, step: int) -> None:  # noqa: ARG002
         """Start with a_0 ~ N(0, I)."""
         if "a" not in slot.state:
@@ -174,6 +178,10 @@ class LowRankCovariance(LowRank):
         super().__init__(rank, 1, noise)
         self.gain = 1.0
         self.curvature = RankOneCovariance(damping, noise)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Perturbation.settings`."""
+        return {**super().settings(), "damping": self.curvature.damping}
 
     def refresh(self, slot: Slot, step: int) -> None:
         """See `Perturbation.refresh`."""

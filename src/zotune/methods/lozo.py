@@ -53,6 +53,10 @@ class LowRank(Perturbation):
         super().__init__(noise)
         self.rank, self.period, self.gain = rank, period, 1.0 / rank
 
+    def settings(self) -> dict[str, Any]:
+        """See `Perturbation.settings`."""
+        return {**super().settings(), "period": self.period}
+
     def basis(self, slot: Slot, block: int) -> Tensor:
         """V of the given block of steps, (n, r): a function of its key; kept for the block, never saved."""
         if slot.memo.get("block") != block:
@@ -137,6 +141,10 @@ class CoordinateMomentum(Rule):
 
     def __init__(self, beta: float) -> None:
         self.beta = beta
+
+    def settings(self) -> dict[str, Any]:
+        """See `Rule.settings`."""
+        return {"momentum": self.beta}
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
         """See `Rule.step`."""

@@ -277,9 +277,15 @@ class MeZOSVRG(ZerothOrder):
                 )
             self._windows = [mean, 0.0]
 
+    def _kind(self) -> dict[str, Any]:
+        # `anchor` may change, and `anneal` is a divisor of rates; a window that has begun must end where it was to
+        window = {"anneal_window": self.anneal_window} if self.anneal > 1.0 else {}
+        return {**super()._kind(), "period": self.period, **window}
+
     def _own_state(self) -> dict[str, Any]:
         return {
             **super()._own_state(),
+            "anneal_window": self.anneal_window,
             "snapshot_step": self._snapshot_step,
             "snapshot_weights": [list(weights) for weights in self._snapshot_weights],
             "annealed": self._annealed,

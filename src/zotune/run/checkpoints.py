@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError
 from zotune.reports.rows import read_rows
+from zotune.saving import OtherSettingsError
 
 _FILES: Final = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 _WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
@@ -101,6 +102,11 @@ def readable(checkpoint: Path | None, first_step: FirstStep) -> Iterator[None]:
     except Exception as error:
         if checkpoint is None or first_step.begun:
             raise
+        if isinstance(error, OtherSettingsError):
+            raise ConfigError(
+                f"{checkpoint} was made with {error.field}={error.saved!r}, but the run's config.json stands for"
+                f" {error.present!r}; restore config.json or start a new run."
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         older = complete_checkpoints(checkpoint.parent)[1:]
         advice = f"delete it, so that {older[0].name} is used" if older else "there is no older one, so start a new run"
