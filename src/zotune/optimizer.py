@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from zotune import kernels
 from zotune.checks import check_memory, check_number, check_parameter
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
+from zotune.interrupts import delayed
 from zotune.noise import NOISES, Key
 from zotune.perturbations import Dense, Part, Perturbation, Slot
 from zotune.rules import Rule
@@ -21,6 +24,9 @@ from zotune.saving import Saved
 
 ParamsT: TypeAlias = Iterable[Any]
 """Parameters, (name, parameter) pairs, or group dictionaries."""
+
+TellHook: TypeAlias = Callable[["ZerothOrder", Sequence[float]], None]
+"""Called as hook(optimizer, losses) before an update."""
 
 _TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 
@@ -65,10 +71,19 @@ class ZerothOrder(Saved):
         queries: forward passes used up.
         last_loss: mean loss of the last step, or None.
         last_losses: losses of its plan, all that `tell` needs to repeat the step.
+        arguments: keyword arguments it was made with.
 
     Raises:
         ValueError: for hyperparameters out of range and parameters that cannot be perturbed.
     """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *_args: Any, **arguments: Any) -> Self:
+        """Note the arguments: with them, the parameters and the losses, anybody can repeat the run."""
+        self = super().__new__(cls)
+        self.arguments = arguments
+        return self
 
     def __init__(
         self,
@@ -102,6 +117,7 @@ class ZerothOrder(Saved):
         self._weight = 0.0
         self._slots: dict[torch.nn.Parameter, Slot] = {}
         self._numbers: dict[torch.nn.Parameter, int] = {}
+        self._listeners: OrderedDict[int, TellHook] = OrderedDict()
         super().__init__(params, {**defaults, "input_dim": -1})
 
     # -------------------------------------------------------------------------------- parameters
@@ -230,10 +246,18 @@ class ZerothOrder(Saved):
             self.estimate(closure)
         if not self._sums:
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
-        sums, weight = self._sums, self._weight
+        self.tell(self.evaluator.merge(self._sums, self._weight, self.t))
         self._sums, self._weight = [], 0.0
-        self.tell(self.evaluator.merge(sums, weight, self.t))
         return self.last_loss
+
+    def register_tell_hook(self, hook: TellHook) -> RemovableHandle:
+        """Call a function with the optimizer and the losses of each step, before the weights are touched.
+
+        If it raises an exception, the step is not made, and `step()` makes it again from the same losses.
+        """
+        handle = RemovableHandle(self._listeners)
+        self._listeners[handle.id] = hook
+        return handle
 
     @torch.inference_mode(False)  # state made in inference mode could not be changed outside it
     @torch.no_grad()
@@ -254,10 +278,17 @@ class ZerothOrder(Saved):
             raise ValueError("tell() was given a loss that is not finite")
         slots = self._active()
         self._refresh(slots)
-        self._update(slots, losses)
-        self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
-        self.queries += len(plan)
-        self.t += 1
+        self._check_update(slots)
+        for hook in tuple(self._listeners.values()):
+            hook(self, losses)
+        with delayed():
+            self._update(slots, losses)
+            self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
+            self.queries += len(plan)
+            self.t += 1
+
+    def _check_update(self, slots: Sequence[Slot]) -> None:
+        """Raise ValueError if the coming update cannot be made."""
 
     def _update(self, slots: Sequence[Slot], losses: Sequence[float]) -> None:
         for slot in slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -48,9 +49,10 @@ class Saved(torch.optim.Optimizer):
     _numbers: dict[torch.nn.Parameter, int]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``copy.deepcopy``: all but what torch makes anew, and an evaluator that has seen no parameter yet."""
+        """For ``copy.deepcopy``: all but what torch makes anew, an evaluator that has seen no parameter yet, and no
+        hooks."""
         own = {k: v for k, v in self.__dict__.items() if "hook" not in k and k not in _REMADE}
-        return {**own, "_slots": {}, "evaluator": self.evaluator.fresh()}
+        return {**own, "_slots": {}, "_listeners": OrderedDict(), "evaluator": self.evaluator.fresh()}
 
     def state_dict(self) -> dict[str, Any]:
         """torch's layout, plus what a run needs to go on with the same bits, under ``"zotune"``."""

@@ -205,7 +205,6 @@ class MeZOSVRG(ZerothOrder):
         if self.needs_full:
             self._snapshot_step = self.t
             self._snapshot_weights = [self._clipped(self.estimator.weigh(losses, g["eps"])) for g in self.param_groups]
-        self._check_decay(slots)
         for slot in slots:
             rate, rate_minibatch = self._rates(slot.group)
             if self.needs_full:
@@ -252,7 +251,7 @@ class MeZOSVRG(ZerothOrder):
     def _decay(slot: Slot, lr: float) -> float:
         return 1.0 - lr * float(slot.group["weight_decay"])
 
-    def _check_decay(self, slots: Sequence[Slot]) -> None:
+    def _check_update(self, slots: Sequence[Slot]) -> None:
         """Raise ValueError if, after this step, the anchor could not be recomputed."""
         for slot in slots:
             kept = 1.0 if self.needs_full else slot.state.get("anchor_decay", 1.0)

@@ -1,0 +1,192 @@
+"""Rebuilding weights from a trajectory: no data, no forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import Parameter
+
+from zotune.trajectory.frames import TrajectoryError
+from zotune.trajectory.header import Header
+from zotune.trajectory.reader import Event, Step, Trajectory, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zotune.optimizer import ZerothOrder
+
+CHECKED = "weights"
+"""Kind of the events that hold a digest of the weights after a step."""
+
+
+def replay(
+    source: Trajectory | Path | str,
+    params: Iterable[tuple[str, Parameter]],
+    *,
+    until: int | None = None,
+    backend: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ZerothOrder:
+    """Make the steps of a trajectory again, on the weights it began with.
+
+    Args:
+        source: the trajectory, or the path of its file.
+        params: (name, parameter) pairs as from ``model.named_parameters()``; changed in place.  Names that the
+            trajectory does not know are left alone.
+        until: number of steps to end with; all when left out.
+        backend: kernel backend, which changes no bit.
+        progress: called with the number of steps made so far.
+
+    Returns:
+        The optimizer after its last step; it can go on.
+
+    Raises:
+        TrajectoryError: the weights are not those that the trajectory began with, it belongs to a method that this
+            version does not know, or the weights on the way differ from those that were recorded.
+    """
+    trajectory = source if isinstance(source, Trajectory) else read(source)
+    optimizer = build(trajectory.header, params, backend=backend)
+    go_on(trajectory, optimizer, until=until, progress=progress)
+    return optimizer
+
+
+def build(header: Header, params: Iterable[tuple[str, Parameter]], *, backend: str | None = None) -> ZerothOrder:
+    """The optimizer of a trajectory before its first step, on the weights it began with.
+
+    Raises:
+        TrajectoryError: see `replay`.
+    """
+    from zotune.methods import METHODS
+
+    kinds: dict[str, Any] = {method.optimizer.__name__: method.optimizer for method in METHODS.values()}
+    if header.method not in kinds:
+        raise TrajectoryError(
+            f"the trajectory was recorded by an optimizer {header.method[:40]!r}, which this version does not have: "
+            "build it yourself and use zotune.trajectory.go_on"
+        )
+    chosen = _chosen(header, dict(params))
+    groups = [
+        {**settings, "params": [(p.name, chosen[p.name]) for p in header.parameters if p.group == number]}
+        for number, settings in enumerate(header.groups)
+    ]
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in header.arguments.items()}
+    try:
+        optimizer: ZerothOrder = kinds[header.method](groups, **arguments, backend=backend)
+    except (TypeError, ValueError, KeyError) as error:
+        raise TrajectoryError(f"the trajectory's settings make no {header.method}: {error}") from error
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    optimizer._numbers = {chosen[p.name]: p.number for p in header.parameters}
+    return optimizer
+
+
+def go_on(
+    trajectory: Trajectory,
+    optimizer: ZerothOrder,
+    *,
+    until: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Make the steps of a trajectory that the optimizer has not made yet, as from the state of a checkpoint.
+
+    Args:
+        trajectory: of the run that the optimizer belongs to.
+        optimizer: it has made some of the steps, or none.
+        until: number of steps to end with; all when left out.
+        progress: called with the number of steps made so far.
+
+    Raises:
+        TrajectoryError: see `replay`.
+    """
+    end = trajectory.end if until is None else until
+    if not trajectory.header.start <= optimizer.t <= end <= trajectory.end:
+        raise TrajectoryError(
+            f"the trajectory holds the steps {trajectory.header.start} to {trajectory.end}: from step {optimizer.t} "
+            f"to {end} is not within them"
+        )
+    named = _named(optimizer)
+    for item in trajectory.items():
+        if isinstance(item, Step):
+            if item.number >= end:
+                break
+            _set(optimizer, item, named)
+            if item.number >= optimizer.t:
+                _tell(optimizer, item)
+                if progress is not None:
+                    progress(optimizer.t)
+        elif item.kind == CHECKED and item.step == optimizer.t:
+            check_weights(item, named, trajectory.header)
+
+
+def _tell(optimizer: ZerothOrder, step: Step) -> None:
+    try:
+        optimizer.tell(step.losses)
+    except ValueError as error:
+        raise TrajectoryError(f"step {step.number} of the trajectory cannot be made again: {error}") from error
+
+
+def _set(optimizer: ZerothOrder, step: Step, named: Mapping[str, Parameter]) -> None:
+    """Bring the groups' hyperparameters, and who takes part, to those of a step."""
+    for number, values in step.settings.items():
+        if number >= len(optimizer.param_groups):
+            raise TrajectoryError(f"step {step.number} of the trajectory changes a group that there is not")
+        optimizer.param_groups[number].update(values)
+    if step.rate is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = step.rate
+    if step.active is not None:
+        for name, parameter in named.items():
+            parameter.requires_grad_(name in step.active)
+
+
+def check_weights(event: Event, named: Mapping[str, Parameter], header: Header) -> None:
+    """Compare weights with the digest that was recorded.
+
+    Raises:
+        TrajectoryError: they differ.
+    """
+    from zotune.checks import digest
+
+    if event.facts.get("digest") != digest(named[p.name] for p in header.parameters):
+        raise TrajectoryError(
+            f"the weights after step {event.step} are not those that were recorded: the trajectory belongs to other "
+            "weights, or was made by another version"
+        )
+
+
+def _named(optimizer: ZerothOrder) -> dict[str, Parameter]:
+    return {
+        name or f"parameter {optimizer._numbers[param]}": param
+        for group in optimizer.param_groups
+        for name, param in optimizer._named(group)
+    }
+
+
+def _chosen(header: Header, params: Mapping[str, Any]) -> dict[str, Parameter]:
+    """The parameters of the header, checked: names, shapes, types, and the digest of all."""
+    from zotune.checks import digest
+
+    for p in header.parameters:
+        there = params.get(p.name)
+        if there is None:
+            raise TrajectoryError(
+                f"the model has no parameter {p.name}: give the model that the run began with ({_what(header)})"
+            )
+        mine = (tuple(there.shape), str(there.dtype).removeprefix("torch."))
+        if mine != (p.shape, p.dtype):
+            raise TrajectoryError(
+                f"{p.name} is {mine[1]} of shape {mine[0]}, in the trajectory {p.dtype} of {p.shape}: give the model "
+                f"that the run began with ({_what(header)})"
+            )
+    chosen = {p.name: params[p.name] for p in header.parameters}
+    if digest(chosen[p.name] for p in header.parameters) != header.digest:
+        raise TrajectoryError(
+            f"the weights are not those that the run began with ({_what(header)}): give the base model, bit for bit"
+        )
+    return chosen
+
+
+def _what(header: Header) -> str:
+    name = header.about.get("model_name")
+    return f"{name}, {header.elements:,} weights" if isinstance(name, str) else f"{header.elements:,} weights"
