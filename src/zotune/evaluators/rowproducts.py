@@ -153,6 +153,7 @@ def keeps_rows(x: Tensor, index: Any) -> bool:
 
 def _own_entries(context: Context, x: Tensor, index: Any) -> bool:
     """Whether an index pairs the number of each row with entries for that row."""
+    index = (index,) if isinstance(index, Tensor) else index
     if not isinstance(index, tuple) or not index or not isinstance(index[0], Tensor):
         return False
     rows, others = index[0], [item for item in index[1:] if isinstance(item, Tensor)]

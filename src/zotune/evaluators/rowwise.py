@@ -281,7 +281,7 @@ def is_alone(args: Args, kwargs: Kwargs) -> bool:
         return False
     if any(isinstance(value, Tensor) for value in args[1:]):
         return False
-    return not kwargs or not any(isinstance(value, Tensor) for value in kwargs.values())
+    return not kwargs or not ("out" in kwargs or any(isinstance(value, Tensor) for value in kwargs.values()))
 
 
 def argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -20,8 +20,6 @@ from zotune.evaluators.base import Writer
 from zotune.evaluators.formulas import FORMULAS, add_low_rank
 from zotune.evaluators.grouped import (
     BATCHED,
-    COPIES,
-    NUMBERS,
     Parts,
     UnsupportedError,
     agree,
@@ -30,15 +28,13 @@ from zotune.evaluators.grouped import (
     mark,
     name_of,
     rows_of,
-    tensors_in,
     various,
     whole_of,
-    written,
 )
 from zotune.evaluators.intercept import METADATA, SIZES
-from zotune.evaluators.rowproducts import keeps_rows
 from zotune.evaluators.rowtable import FRESH, TABLE
 from zotune.evaluators.rowwise import BY_GROUP, SHARED, keeps_order
+from zotune.evaluators.shared import ORIGINS, Shared
 from zotune.evaluators.watch import Regions, address_of
 from zotune.perturbations import Slot
 
@@ -64,9 +60,7 @@ class Stack(TorchFunctionMode):
         self._vectors: dict[int, Tensor] = {}
         self._regions: Regions | None = None  # of stored weights; made only for a forward that is watched
         self._busy = False
-        self._rows = 0  # of the batch of all groups, once a tensor of it was seen
-        self._made: dict[int, Tensor] = {}  # by address: shared tensors that count as batched
-        self._changed: set[int] = set()  # addresses of those that were written to
+        self._shared = Shared(self.groups)
         self._last: Any = None
         self.path: set[tuple[Any, Any]] = set()
         self.slow: dict[Any, int] = {}
@@ -89,8 +83,8 @@ class Stack(TorchFunctionMode):
         if batched:
             return self._batched(func, args, kwargs)
         result = func(*args, **kwargs)
-        if self.groups > 1 and func in _ORIGINS:
-            self._note_origin(func, args, kwargs, result)
+        if self.groups > 1 and func in ORIGINS:
+            self._shared.note_origin(func, args, kwargs, result)
         return result
 
     def _look(self, args: Any) -> tuple[bool, bool]:
@@ -104,11 +98,11 @@ class Stack(TorchFunctionMode):
                     what = kind(arg)
                     if what is BATCHED:
                         batched = True
-                        if not self._rows:
-                            self._rows = arg.shape[0]
+                        if not self._shared.rows:
+                            self._shared.rows = arg.shape[0]
                     elif isinstance(what, list):
                         various = True
-                    elif self._changed and address_of(arg) in self._changed:
+                    elif self._shared.changed and address_of(arg) in self._shared.changed:
                         raise UnsupportedError("rows are written to a tensor that is read through another view")
             elif isinstance(arg, (list, tuple)):
                 inside = self._look(arg)
@@ -130,15 +124,15 @@ class Stack(TorchFunctionMode):
 
     def _batched(self, func: Any, args: Any, kwargs: Any) -> Any:
         rule = TABLE.get(func)
-        how = BY_GROUP if rule is None else rule(self, args, kwargs)
+        how = BY_GROUP if rule is None else rule(self._shared, args, kwargs)
         if how is BY_GROUP:
             return self._by_group(func, args, kwargs)
-        if self._made:
-            self._note_written(func, args, kwargs)
+        if self._shared.made:
+            self._shared.note_written(func, args, kwargs)
         result = func(*args, **kwargs)
         if how is SHARED:
-            if func in _ORIGINS:
-                self._note_origin(func, args, kwargs, result)
+            if func in ORIGINS:
+                self._shared.note_origin(func, args, kwargs, result)
         elif rule is not keeps_order:
             _mark_all(result)
         elif result.dim() and result.shape[0] % self.groups == 0:
@@ -149,10 +143,10 @@ class Stack(TorchFunctionMode):
 
     def _by_group(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.slow[func] = self.slow.get(func, 0) + 1
-        self._refuse_unknown_rows(func, args, kwargs)
-        if self._made:
-            self._note_written(func, args, kwargs)
-        return each(func, self.groups, args, kwargs, self._pick, self._rows // self.groups)
+        self._shared.refuse_unknown_rows(func, args, kwargs)
+        if self._shared.made:
+            self._shared.note_written(func, args, kwargs)
+        return each(func, self.groups, args, kwargs, self._pick, self._shared.rows // self.groups)
 
     def _varied(self, func: Any, args: Any, kwargs: Any, batched: bool) -> Any:
         """A function of various tensors."""
@@ -165,7 +159,7 @@ class Stack(TorchFunctionMode):
                         self._varied(func, whole, named, True) if various_left else self._batched(func, whole, named)
                     )
                     return result if batched else self._in_parts(result)
-            self._recognise((*args, *kwargs.values()))
+            self._shared.recognise((*args, *kwargs.values()))
         self._busy = True
         try:
             formula = FORMULAS.get(func)
@@ -181,96 +175,9 @@ class Stack(TorchFunctionMode):
 
     def _in_parts(self, result: Any) -> Any:
         """Each group's part of a batched tensor: so Python goes on seeing the sizes of one group."""
-        if isinstance(result, Tensor) and kind(result) is BATCHED and result.shape[0] != self._rows:
+        if isinstance(result, Tensor) and kind(result) is BATCHED and result.shape[0] != self._shared.rows:
             return various(Parts(rows_of(result, group, self.groups) for group in range(self.groups)))
         return result
-
-    # ------------------------------------------------------------------------------ shared tensors of all rows
-
-    def copies(self, tensor: Tensor) -> bool:
-        """See `zotune.evaluators.rowwise.Context`."""
-        if not self._has_copies(tensor):
-            raise UnsupportedError(
-                f"a tensor of shape {tuple(tensor.shape)} was made for the rows of all {self.groups} groups, and "
-                "nothing tells what it is for one"
-            )
-        mark(tensor, BATCHED)
-        address = address_of(tensor)
-        if address is not None:
-            self._made[address] = tensor
-        return True
-
-    def _has_copies(self, tensor: Tensor) -> bool:
-        """Whether a shared tensor can be cut into equal parts for all groups."""
-        if tensor.shape[0] % self.groups:
-            return False
-        if tensor.stride(0) == 0 or kind(tensor) is COPIES:
-            return True
-        parts = tensor.reshape(self.groups, -1)
-        return bool((parts[1:] == parts[:1]).all())
-
-    def numbers(self, tensor: Tensor) -> bool:
-        """See `zotune.evaluators.rowwise.Context`."""
-        if kind(tensor) is NUMBERS:
-            return True
-        whole = tensor.dtype in (torch.int64, torch.int32)
-        return whole and torch.equal(tensor.reshape(-1), torch.arange(tensor.numel()).to(tensor))
-
-    def _note_origin(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        """Constants and repetitions have equal parts, and ranges count, which later on only a comparison would tell."""
-        if not isinstance(result, Tensor) or result.dim() == 0 or kind(result) is not None:
-            return
-        if func is torch.arange:
-            if len(args) == 1 and not isinstance(args[0], float) and not kwargs.keys() & {"start", "end", "step"}:
-                mark(result, NUMBERS)
-        elif func is Tensor.__getitem__:
-            if kind(args[0]) is NUMBERS and keeps_rows(*args) and result.numel() == args[0].shape[0] == result.shape[0]:
-                mark(result, NUMBERS)
-        elif func is Tensor.repeat:
-            first = args[1][0] if isinstance(args[1], (tuple, list)) else args[1]
-            if first % self.groups == 0:
-                mark(result, COPIES)
-        elif result.shape[0] % self.groups == 0:
-            mark(result, COPIES)
-
-    def _note_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Other views of a shared tensor that takes what differs between groups must not be used any more."""
-        tensor = written(func, args, kwargs)
-        if tensor is not None and (address := address_of(tensor)) in self._made:
-            self._changed.add(address)
-
-    def _recognise(self, args: Sequence[Any]) -> None:
-        """Models make what is the same for all rows (token types, positions) once for each row: batched, too."""
-        for tensor in args:
-            if (
-                isinstance(tensor, Tensor)
-                and self._is_unknown(tensor)
-                and tensor.dim() > 1
-                and tensor.shape[0] == self._rows
-                and self._has_copies(tensor)
-            ):
-                self.copies(tensor)
-
-    def _refuse_unknown_rows(self, func: Any, args: Any, kwargs: Any) -> None:
-        """A shared tensor with as many rows as a batched one: whether a group sees all of it cannot be told."""
-        tensors = tensors_in((*args, *kwargs.values()))
-        batched = [tensor for tensor in tensors if kind(tensor) is BATCHED]
-        if not batched:
-            return
-        sizes, dims = {self._rows, *(tensor.shape[0] for tensor in batched)}, max(tensor.dim() for tensor in batched)
-        for tensor in tensors:
-            if not self._is_unknown(tensor) or tensor.dim() == 0 or tensor.shape[0] not in sizes:
-                continue
-            if tensor.dim() >= dims or not (tensor.is_floating_point() or tensor.is_complex()):
-                raise UnsupportedError(
-                    f"{name_of(func)} is given a tensor of shape {tuple(tensor.shape)}, which may be one for the "
-                    f"rows of all {self.groups} groups"
-                )
-
-    def _is_unknown(self, tensor: Tensor) -> bool:
-        """Whether a tensor counts as shared and may have been made in this forward."""
-        what = kind(tensor)
-        return what is not BATCHED and not isinstance(what, list) and not isinstance(tensor, nn.Parameter)
 
     def answer(self, read: Tensor) -> Tensor:
         """Called for every tensor that an operator reads: those of stored weights must be meant.
@@ -395,8 +302,3 @@ def _whole(value: Any) -> Any:
 
 
 _COUNTS = frozenset((Tensor.numel, Tensor.nelement, torch.numel))
-
-_ORIGINS = frozenset(getattr(torch, name) for name in ("zeros", "ones", "full", "empty", "arange")) | frozenset(
-    getattr(Tensor, name) for name in ("new_zeros", "new_ones", "new_full", "new_empty", "repeat", "__getitem__")
-)
-"""Functions whose results are known to have equal parts, or to count."""
