@@ -114,6 +114,13 @@ def by_length(h: Tensor) -> Tensor:
     return h - longest + shortest * h[-1]
 
 
+def inverted_order(h: Tensor) -> Tensor:
+    order = h.square().sum((1, 2)).argsort()
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.shape[0])
+    return (h[order].cumsum(0) * 0.5)[inverse]
+
+
 RIGHT: dict[str, Body] = {
     "scale of all rows": lambda h: h / h.abs().max(),
     "mean": lambda h: h - h.mean(),
@@ -124,6 +131,8 @@ RIGHT: dict[str, Body] = {
         h, torch.ones(3, dtype=h.dtype), 2.0 * torch.ones(3, dtype=h.dtype), training=False
     ),
     "sorted rows": sorted_rows,
+    "sorted rows put back by their numbers": inverted_order,
+    "rows by their numbers": lambda h: h[torch.arange(h.shape[0])].flip(0),
     "experts by mask": experts,
     "experts by index": experts_by_index,
     "rows one by one": rows_one_by_one,
@@ -310,7 +319,7 @@ def test_random_programs_are_right_or_refused(program: list[Body], rows: int, gr
 _MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
-@pytest.mark.parametrize("implementation", ["eager", "batched_mm"])
+@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
 @pytest.mark.parametrize("family", ["Mixtral", "Qwen2Moe", "Qwen3Moe"])
 def test_mixtures_of_experts_are_right(family: str, implementation: str) -> None:
     common = {"vocab_size": tiny_models.VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "pad_token_id": 0}
@@ -320,7 +329,8 @@ def test_mixtures_of_experts_are_right(family: str, implementation: str) -> None
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModelForSequenceClassification.from_config(config).double().eval()
+        dtype = torch.float32 if implementation == "grouped_mm" else torch.float64  # it has no other
+        model = transformers.AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -331,7 +341,7 @@ def test_mixtures_of_experts_are_right(family: str, implementation: str) -> None
     separate = helpers.losses_of(helpers.optimizer_of(model, zotune.Overlay()), zotune.Grouped(losses))
     # The eager way loops over the experts that were chosen: if their number differs, groups cannot go on together.
     assert evaluator.reason is None or (implementation == "eager" and "unbind" in evaluator.reason)
-    assert together == pytest.approx(separate, rel=1e-9)
+    assert together == pytest.approx(separate, rel=1e-9 if dtype is torch.float64 else 1e-5)
 
 
 _DECISIONS = {"all", "sum", "__eq__", "__bool__"}  # whether the mask hides anything
@@ -381,11 +391,8 @@ def test_a_path_that_was_not_taken_before_is_compared() -> None:
         optimizer.step(zotune.Grouped(losses))
     assert evaluator.reason is None
     scale[0] = True
-    together = helpers.losses_of(optimizer, zotune.Grouped(losses))
+    optimizer.step(zotune.Grouped(losses))
     assert "differ" in str(evaluator.reason)
-    other = helpers.optimizer_of(model, zotune.Overlay())
-    other.load_state_dict(optimizer.state_dict())
-    assert len(together) == 4
 
 
 def test_a_loss_over_all_rows_is_taken_group_by_group() -> None:

@@ -50,6 +50,8 @@ def keeps_order(context: Context, args: Args, kwargs: Kwargs) -> bool | None:  #
 
     A group's part is a run of ``numel / groups`` elements before and after.
     """
+    if not args:
+        return BY_GROUP
     return BY_ROW if kind(args[0]) is BATCHED else SHARED
 
 
@@ -128,7 +130,9 @@ def same_rows(context: Context, tensors: Sequence[Tensor]) -> bool:
 
 def like_first(context: Context, args: Args, kwargs: Kwargs) -> bool | None:  # noqa: ARG001
     """The first argument in another form; of others only form matters."""
-    return BY_ROW if args and kind(args[0]) is BATCHED and "out" not in kwargs else SHARED
+    if not args or "out" in kwargs:
+        return BY_GROUP
+    return BY_ROW if kind(args[0]) is BATCHED else SHARED
 
 
 def no_values(context: Context, args: Args, kwargs: Kwargs) -> bool | None:  # noqa: ARG001

@@ -113,6 +113,8 @@ class Shared:
         batched = [tensor for tensor in tensors if kind(tensor) is BATCHED]
         if not batched:
             return
+        if func is Tensor.__setitem__:
+            self._number_entries(*args)
         sizes, dims = {self.rows, *(tensor.shape[0] for tensor in batched)}, max(tensor.dim() for tensor in batched)
         for tensor in tensors:
             if not self._is_unknown(tensor) or tensor.dim() == 0 or tensor.shape[0] not in sizes:
@@ -123,10 +125,21 @@ class Shared:
                     f"rows of all {self.groups} groups"
                 )
 
+    def _number_entries(self, x: Tensor, index: Any, value: Any) -> None:
+        """Row numbers written at a group's own places, as when a permutation is inverted: each group counts its own."""
+        if not isinstance(index, Tensor) or not isinstance(value, Tensor) or kind(value) is not NUMBERS:
+            return
+        if kind(x) is BATCHED and kind(index) is BATCHED and index.shape == value.shape and not _is_mask(index):
+            mark(value, [value[: len(value) // self.groups]] * self.groups)
+
     def _is_unknown(self, tensor: Tensor) -> bool:
         """Whether a tensor counts as shared and may have been made in this forward."""
         what = kind(tensor)
         return what is not BATCHED and not isinstance(what, list) and not isinstance(tensor, nn.Parameter)
+
+
+def _is_mask(index: Tensor) -> bool:
+    return index.dtype in (torch.bool, torch.uint8)
 
 
 ORIGINS = frozenset(getattr(torch, name) for name in ("zeros", "ones", "full", "empty", "arange")) | frozenset(
