@@ -249,17 +249,17 @@ def aside(model: nn.Module, closure: object, caplog: pytest.LogCaptureFixture) -
     return evaluator.reason
 
 
-def test_rows_in_another_dimension_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_in_another_dimension_are_right() -> None:
     model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).double(), draw(1, 4, 16, 6)
 
     def losses(groups: int) -> Tensor:
         rows = zotune.repeat(x, groups).transpose(0, 1).contiguous()  # (length, rows, features)
-        return model(rows).transpose(0, 1).reshape(groups, -1).square().mean(1)
+        return model(rows).transpose(0, 1).square().mean((1, 2)).view(groups, -1).mean(1)
 
-    assert "differ" in aside(model, zotune.Grouped(losses), caplog)
+    assert_same(model, losses)
 
 
-def test_torchs_attention_moves_rows_and_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+def test_torchs_attention_moves_rows_and_is_right() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double().eval()
     with torch.no_grad():
         for number, parameter in enumerate(layer.parameters()):
@@ -269,7 +269,17 @@ def test_torchs_attention_moves_rows_and_is_noticed(caplog: pytest.LogCaptureFix
     def losses(groups: int) -> Tensor:
         return layer(zotune.repeat(x, groups)).pow(3).view(groups, -1).mean(1)
 
-    assert "not made of the 16 rows of 4 groups" in aside(layer, zotune.Grouped(losses), caplog)
+    assert_same(layer, losses)
+
+
+def test_what_python_makes_of_the_number_of_rows_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = nn.Linear(6, 1).double(), draw(1, 4, 6)
+
+    def losses(groups: int) -> Tensor:
+        rows = zotune.repeat(x, groups)
+        return (model(rows) / rows.shape[0]).square().view(groups, -1).mean(1)
+
+    assert "differ" in aside(model, zotune.Grouped(losses), caplog)
 
 
 def test_a_batch_that_was_repeated_by_hand_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -304,7 +314,7 @@ def test_scripted_code_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Turned(nn.Module):
-    """The second layer sees the rows in the second dimension, if it is asked to."""
+    """The second layer sees what Python makes of the number of rows, if it is asked to; a frozen one does not care."""
 
     def __init__(self, dtype: torch.dtype, *, turn: bool) -> None:
         super().__init__()
@@ -315,9 +325,8 @@ class Turned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.first(x))  # (rows, 16, 5)
-        if not self.turn:
-            return self.second(h)
-        return self.second(h.transpose(0, 1).contiguous()).transpose(0, 1)
+        rows = len(h) if self.turn and self.second.weight.requires_grad else 4
+        return self.second(h * (rows / 4))
 
 
 def turned_losses(model: Turned, x: Tensor) -> Losses:
@@ -329,7 +338,7 @@ def turned_losses(model: Turned, x: Tensor) -> Losses:
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_moved_rows_are_noticed_in_half_precision_at_the_usual_eps(dtype: torch.dtype, eps: float) -> None:
+def test_wrong_losses_are_noticed_in_half_precision_at_the_usual_eps(dtype: torch.dtype, eps: float) -> None:
     for turn in (True, False):
         model, evaluator = Turned(dtype, turn=turn), zotune.Stacked()
         optimizer = optimizer_of(model, evaluator, eps=eps)
@@ -346,7 +355,7 @@ def test_it_checks_again_when_a_parameter_joins_and_when_steps_reach_a_power_of_
     optimizer.step(closure)
     optimizer.step(closure)
     optimizer.step(closure)
-    assert evaluator.reason is None  # a frozen layer is the same for all groups, wherever the rows are
+    assert evaluator.reason is None
     model.second.requires_grad_(True)
     optimizer.step(closure)
     assert evaluator.reason is not None
@@ -414,28 +423,43 @@ def test_a_wrong_number_of_losses_is_named() -> None:
 def test_a_group_cannot_be_cut_out_of_odd_rows() -> None:
     from zotune.evaluators.grouped import rows_of
 
-    assert rows_of(torch.arange(6), 1, 3, 6).tolist() == [2, 3]
-    assert rows_of(torch.arange(12), 1, 3, 6).tolist() == [4, 5, 6, 7]
-    for size in (7, 3):
-        with pytest.raises(UnsupportedError, match="6 rows of 3 groups"):
-            rows_of(torch.arange(size), 0, 3, 6)
+    assert rows_of(torch.arange(6), 1, 3).tolist() == [2, 3]
+    assert rows_of(torch.arange(12), 1, 3).tolist() == [4, 5, 6, 7]
+    for size in (7, 2):
+        with pytest.raises(UnsupportedError, match="equal parts of 3 groups"):
+            rows_of(torch.arange(size), 0, 3)
 
 
-def test_rows_that_are_split_later_on_are_noticed() -> None:
-    """Micro-batches inside the model: a part of the rows is not made of groups."""
-    model, evaluator = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 1)).double(), zotune.Stacked()
-    optimizer, rows = optimizer_of(model, evaluator), 8
+def test_rows_that_are_split_later_on_are_right() -> None:
+    """Micro-batches inside the model: their size is that of a group's rows, or of a part of them."""
+    model, rows = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 1)).double(), 8
 
     def losses(groups: int) -> Tensor:
         h = torch.tanh(model[0](zotune.repeat(draw(1, rows, 6), groups)))
-        return torch.cat([model[1](part) for part in h.split(32)]).square().view(groups, -1).mean(1)
+        return torch.cat([model[1](part) for part in h.split(6)]).square().view(groups, -1).mean(1)
 
-    for _ in range(3):
-        optimizer.step(zotune.Grouped(losses))
-    assert evaluator.reason is None  # 8 rows of 4 groups are one part
-    rows = 16
-    optimizer.step(zotune.Grouped(losses))
-    assert "32, 4" in str(evaluator.reason)
+    assert_same(model, losses)
+    evaluator = zotune.Stacked()
+    optimizer = optimizer_of(model, evaluator)
+    for step in range(4):
+        rows = 8 if step < 3 else 16
+        together = losses_of(optimizer, zotune.Grouped(losses))
+        assert evaluator.reason is None
+        assert together == pytest.approx(
+            losses_of(optimizer_of(model, zotune.Overlay()), zotune.Grouped(losses)), rel=1e-9
+        )
+
+
+def test_split_gives_each_group_its_own() -> None:
+    rows = zotune.repeat({"x": torch.tensor([[1], [2]]), "more": (torch.tensor([3, 4]),), "name": "y"}, 2)
+    parts = zotune.split({**rows, "shared": torch.tensor([5, 6])}, 2)
+    for part in parts:
+        assert part["x"].tolist() == [[1], [2]]
+        assert part["more"][0].tolist() == [3, 4]
+        assert part["shared"].tolist() == [5, 6]
+        assert part["name"] == "y"
+    with pytest.raises(UnsupportedError, match="repeat"):
+        zotune.split(torch.ones(4), 2)
 
 
 def test_repeat_keeps_structure_and_numbers() -> None:

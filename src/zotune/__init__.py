@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zotune.checks import digest
-    from zotune.evaluators import DataParallel, Grouped, InPlace, NonFiniteLossError, Overlay, Stacked, repeat
+    from zotune.evaluators import DataParallel, Grouped, InPlace, NonFiniteLossError, Overlay, Stacked, repeat, split
     from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
     from zotune.optimizer import ZerothOrder
 
@@ -31,11 +31,21 @@ __all__ = [
     "ZerothOrder",
     "digest",
     "repeat",
+    "split",
 ]
 
 _HOMES = {
     "zotune.checks": ("digest",),
-    "zotune.evaluators": ("DataParallel", "Grouped", "InPlace", "NonFiniteLossError", "Overlay", "Stacked", "repeat"),
+    "zotune.evaluators": (
+        "DataParallel",
+        "Grouped",
+        "InPlace",
+        "NonFiniteLossError",
+        "Overlay",
+        "Stacked",
+        "repeat",
+        "split",
+    ),
     "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
     "zotune.optimizer": ("ZerothOrder",),
 }

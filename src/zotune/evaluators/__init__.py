@@ -2,7 +2,7 @@
 
 from zotune.evaluators.base import Closure, Evaluator, NonFiniteLossError
 from zotune.evaluators.distributed import DataParallel
-from zotune.evaluators.grouped import repeat
+from zotune.evaluators.grouped import repeat, split
 from zotune.evaluators.in_place import InPlace
 from zotune.evaluators.overlay import Mode, Overlay
 from zotune.evaluators.stacked import Grouped, Stacked
@@ -18,4 +18,5 @@ __all__ = [
     "Overlay",
     "Stacked",
     "repeat",
+    "split",
 ]

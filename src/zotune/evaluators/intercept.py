@@ -31,6 +31,16 @@ METADATA: frozenset[Any] = frozenset(
 )
 """Functions whose result does not depend on the values of their tensors."""
 
+SIZES: frozenset[Any] = frozenset(
+    [getattr(torch.Tensor, name).__get__ for name in ("shape", "ndim", "nbytes")]
+    + [
+        getattr(torch.Tensor, name)
+        for name in ["size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "__len__"]
+    ]
+    + [torch.numel]
+)
+"""Those that depend on the shape."""
+
 
 def tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:
     """The arguments of a call, and the elements of those that are lists or tuples."""

@@ -7,7 +7,7 @@ norms scale each group by its own gains, and all others run group by group, see 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,24 @@ from torch.overrides import TorchFunctionMode
 
 from zotune.estimators import Probe
 from zotune.evaluators.base import Writer
-from zotune.evaluators.grouped import BATCHED, UnsupportedError, each, kind, mark, rows_of
-from zotune.evaluators.intercept import METADATA
+from zotune.evaluators.formulas import FORMULAS, add_low_rank
+from zotune.evaluators.grouped import (
+    BATCHED,
+    Parts,
+    UnsupportedError,
+    agree,
+    each,
+    kind,
+    mark,
+    name_of,
+    rows_of,
+    various,
+    whole_of,
+)
+from zotune.evaluators.intercept import METADATA, SIZES
+from zotune.evaluators.rowtable import FRESH, TABLE
+from zotune.evaluators.rowwise import BY_GROUP, SHARED, keeps_order
+from zotune.evaluators.shared import ORIGINS, Shared
 from zotune.evaluators.watch import Regions, address_of
 from zotune.perturbations import Slot
 
@@ -27,7 +43,13 @@ _KEPT = 0.02
 
 
 class Stack(TorchFunctionMode):
-    """Torch functions at perturbed weights, for the length of one forward of all groups."""
+    """Torch functions at perturbed weights, for the length of one forward of all groups.
+
+    Attributes:
+        groups: number of probes.
+        path: every torch function that was called, with the one before it.
+        slow: how often each function ran group by group.
+    """
 
     def __init__(self, slots: Sequence[Slot], probes: Sequence[Probe], write: Writer) -> None:
         super().__init__()
@@ -38,7 +60,10 @@ class Stack(TorchFunctionMode):
         self._vectors: dict[int, Tensor] = {}
         self._regions: Regions | None = None  # of stored weights; made only for a forward that is watched
         self._busy = False
-        self._rows = 0  # of the batch of all groups, once a tensor of it was seen
+        self._shared = Shared(self.groups)
+        self._last: Any = None
+        self.path: set[tuple[Any, Any]] = set()
+        self.slow: dict[Any, int] = {}
         # Small factors are made now and kept: between large products this would run on cold caches.
         for slot in slots:
             if slot.param.dim() < 2:
@@ -48,27 +73,19 @@ class Stack(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        various, batched = self._look(args)
-        if kwargs:
-            more = self._look(kwargs.values())
-            various, batched = various or more[0], batched or more[1]
-        if not various or func in METADATA:
-            result = func(*args, **kwargs)
-            if batched or (func in _CONSTANT and self._has_all_rows(result)):
-                _mark_all(result)
-            return result
-        if self.groups > 1:
-            self._recognise((*args, *kwargs.values()))
-        self._busy = True
-        try:
-            special = _SPECIAL.get(func)
-            if special is not None:
-                result = special(self, *args, **kwargs)
-                if result is not NotImplemented:
-                    return mark(result, BATCHED)
-            return each(func, self.groups, args, kwargs, self._pick)
-        finally:
-            self._busy = False
+        if func in METADATA:
+            return self._metadata(func, args, kwargs)
+        self.path.add((self._last, func))
+        self._last = func
+        differs, batched = self._look((*args, *kwargs.values()) if kwargs else args)
+        if differs:
+            return self._varied(func, args, kwargs, batched)
+        if batched:
+            return self._batched(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self.groups > 1 and func in ORIGINS:
+            self._shared.note_origin(func, args, kwargs, result)
+        return result
 
     def _look(self, args: Any) -> tuple[bool, bool]:
         """Whether a tensor among the arguments differs between groups, and whether one is batched."""
@@ -79,29 +96,88 @@ class Stack(TorchFunctionMode):
                     various = True
                 elif self.groups > 1:
                     what = kind(arg)
-                    if what == BATCHED:
+                    if what is BATCHED:
                         batched = True
-                        self._rows = self._rows or (arg.shape[0] if arg.dim() else 0)
-                    elif what is not None:
+                        if not self._shared.rows:
+                            self._shared.rows = arg.shape[0]
+                    elif isinstance(what, list):
                         various = True
+                    elif self._shared.changed and address_of(arg) in self._shared.changed:
+                        raise UnsupportedError("rows are written to a tensor that is read through another view")
             elif isinstance(arg, (list, tuple)):
                 inside = self._look(arg)
                 various, batched = various or inside[0], batched or inside[1]
+            elif isinstance(arg, slice):
+                inside = self._look((arg.start, arg.stop, arg.step))
+                various, batched = various or inside[0], batched or inside[1]
         return various, batched
 
-    def _has_all_rows(self, tensor: Any) -> bool:
-        return self._rows > 1 and isinstance(tensor, Tensor) and tensor.dim() > 1 and tensor.shape[0] == self._rows
+    def _metadata(self, func: Any, args: Any, kwargs: Any) -> Any:
+        what = kind(args[0])
+        if isinstance(what, list) and func in SIZES:
+            return agree([func(one, *args[1:], **kwargs) for one in what], name_of(func))
+        if what is BATCHED and func in _COUNTS:  # goes with sums over all elements, which are those of one group
+            return func(*args, **kwargs) // self.groups
+        return func(*args, **kwargs)
 
-    def _recognise(self, args: Sequence[Any]) -> None:
-        """Models expand what is the same for all rows (token types, positions) to the number of rows: batched, too."""
-        for tensor in args:
-            if (
-                isinstance(tensor, Tensor)
-                and kind(tensor) is None
-                and self._has_all_rows(tensor)
-                and tensor.stride(0) == 0
-            ):
-                mark(tensor, BATCHED)
+    # ------------------------------------------------------------------------------ functions of batched tensors
+
+    def _batched(self, func: Any, args: Any, kwargs: Any) -> Any:
+        rule = TABLE.get(func)
+        how = BY_GROUP if rule is None else rule(self._shared, args, kwargs)
+        if how is BY_GROUP:
+            return self._by_group(func, args, kwargs)
+        if self._shared.made:
+            self._shared.note_written(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if how is SHARED:
+            if func in ORIGINS:
+                self._shared.note_origin(func, args, kwargs, result)
+        elif rule is not keeps_order:
+            _mark_all(result)
+        elif result.dim() and result.shape[0] % self.groups == 0:
+            mark(result, BATCHED)
+        else:
+            return self._by_group(func, args, kwargs)
+        return result
+
+    def _by_group(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self.slow[func] = self.slow.get(func, 0) + 1
+        self._shared.refuse_unknown_rows(func, args, kwargs)
+        if self._shared.made:
+            self._shared.note_written(func, args, kwargs)
+        return each(func, self.groups, args, kwargs, self._pick, self._shared.rows // self.groups)
+
+    def _varied(self, func: Any, args: Any, kwargs: Any, batched: bool) -> Any:
+        """A function of various tensors."""
+        if self.groups > 1:
+            if func in FRESH:
+                whole, named = _whole(args), {key: _whole(value) for key, value in kwargs.items()}
+                if any(new is not old for new, old in zip(whole, args, strict=True)):
+                    various_left, _ = self._look((*whole, *named.values()))
+                    result = (
+                        self._varied(func, whole, named, True) if various_left else self._batched(func, whole, named)
+                    )
+                    return result if batched else self._in_parts(result)
+            self._shared.recognise((*args, *kwargs.values()))
+        self._busy = True
+        try:
+            formula = FORMULAS.get(func)
+            if formula is not None:
+                result = formula(self, *args, **kwargs)
+                if result is not NotImplemented:
+                    return mark(result, BATCHED)
+            if self.groups == 1:
+                return each(func, 1, args, kwargs, self._pick)
+            return self._by_group(func, args, kwargs)
+        finally:
+            self._busy = False
+
+    def _in_parts(self, result: Any) -> Any:
+        """Each group's part of a batched tensor: so Python goes on seeing the sizes of one group."""
+        if isinstance(result, Tensor) and kind(result) is BATCHED and result.shape[0] != self._shared.rows:
+            return various(Parts(rows_of(result, group, self.groups) for group in range(self.groups)))
+        return result
 
     def answer(self, read: Tensor) -> Tensor:
         """Called for every tensor that an operator reads: those of stored weights must be meant.
@@ -130,7 +206,7 @@ class Stack(TorchFunctionMode):
         if isinstance(what, list):
             value: Tensor = what[group]
             return value
-        return rows_of(tensor, group, self.groups, self._rows) if what == BATCHED else tensor
+        return rows_of(tensor, group, self.groups) if what is BATCHED else tensor
 
     def _written(self, slot: Slot, group: int) -> Tensor:
         """The parameter's perturbed values; those of vectors are kept, being small."""
@@ -181,9 +257,7 @@ class Stack(TorchFunctionMode):
 
     def has_rows(self, x: Tensor) -> bool:
         """Whether the tensor's first dimension is made of all groups' rows."""
-        return self.groups == 1 or (
-            kind(x) == BATCHED and x.dim() > 0 and x.shape[0] % max(self._rows, self.groups) == 0
-        )
+        return self.groups == 1 or kind(x) is BATCHED
 
     def slot(self, tensor: object) -> Slot | None:
         """The slot of a perturbed parameter."""
@@ -204,25 +278,6 @@ class Stack(TorchFunctionMode):
         return y
 
 
-def add_low_rank(y: Tensor, columns: Tensor, right: Tensor, bias: Tensor | None = None) -> None:
-    """y += columns right + bias, group by group.
-
-    Shapes: y (groups * rows, ..., m), columns (groups, rows, k), right (groups or 1, k, m), bias (groups, m).
-    """
-    groups = columns.shape[0]
-    y3 = y.view(groups, -1, y.shape[-1])
-    right = right.expand(groups, -1, -1)
-    if y.device.type == "cpu" and y.dtype in (torch.float32, torch.float64) and columns.dtype == right.dtype == y.dtype:
-        from zotune.kernels.cpu_forward import add_products  # compiled on first use
-
-        add_products(y3, columns, right, None if bias is None else bias.to(y.dtype))
-        return
-    if bias is not None:  # rides along as one more term
-        columns = functional.pad(columns, (0, 1), value=1.0)
-        right = torch.cat((right, bias.to(right.dtype).unsqueeze(1)), 1)
-    y3.baddbmm_(columns.to(y.dtype), right.to(y.dtype))
-
-
 def _mark_all(result: Any) -> None:
     if isinstance(result, Tensor):
         if kind(result) is None:
@@ -232,95 +287,18 @@ def _mark_all(result: Any) -> None:
             _mark_all(item)
 
 
-def _untracked(stack: Stack, bias: Tensor | None) -> Tensor | None:
-    return None if stack.slot(bias) is not None else bias
+def _whole(value: Any) -> Any:
+    """Parts put together, and arguments with parts among them; all else as it is."""
+    if isinstance(value, Tensor):
+        what = kind(value)
+        if isinstance(what, Parts):
+            whole = whole_of(what)
+            return mark(torch.cat(what) if whole is None else whole, BATCHED)
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        items = [_whole(item) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            return type(value)(items)
+    return value
 
 
-def _linear(stack: Stack, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """x W^T + bias."""
-    if not stack.usable(input, weight, bias) or input.dim() < 2:
-        return NotImplemented
-    y = functional.linear(input, weight, _untracked(stack, bias))
-    rows, cols = stack.rows_cols(weight, input.dtype) or (None, None)
-    return stack.product(y, input, cols, rows, bias)
-
-
-def _addmm(
-    stack: Stack, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1, **out: Any
-) -> Any:
-    """bias + x W with W (inputs, outputs)."""
-    if out or beta != 1 or alpha != 1 or input.dim() != 1 or not stack.usable(mat1, mat2, input):
-        return NotImplemented
-    fixed = _untracked(stack, input)
-    y = mat1 @ mat2 if fixed is None else torch.addmm(fixed, mat1, mat2)
-    rows, cols = stack.rows_cols(mat2, mat1.dtype) or (None, None)
-    return stack.product(y, mat1, rows, cols, input)
-
-
-def _embedding(
-    stack: Stack,
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Any:
-    """Rows of W."""
-    if max_norm is not None or not stack.usable(input, weight, None) or input.numel() == 0:
-        return NotImplemented
-    y = functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-    rows, cols = stack.rows_cols(weight, weight.dtype) or (None, None)
-    if rows is None or cols is None:
-        return NotImplemented
-    groups, own = stack.groups, rows.transpose(1, 2)  # (groups or 1, entries, r)
-    ids = input.reshape(groups, -1)
-    if own.shape[0] == groups > 1:
-        ids = ids + torch.arange(groups, device=ids.device)[:, None] * own.shape[1]
-    add_low_rank(y, functional.embedding(ids, own.reshape(-1, own.shape[2])), cols)
-    return y
-
-
-def _layer_norm(
-    stack: Stack,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Any:
-    """Gains and biases in one pass over all groups; half precision would be rounded twice and goes group by group."""
-    if weight is None or bias is None or stack.groups == 1 or input.dtype not in (torch.float32, torch.float64):
-        return NotImplemented
-    gain, shift = stack.slot(weight), stack.slot(bias)
-    if gain is None or shift is None or weight.dim() != 1 or not stack.has_rows(input):
-        return NotImplemented
-    y = functional.layer_norm(input, normalized_shape, None, None, eps)
-    y3 = y.view(stack.groups, -1, y.shape[-1])
-    torch.addcmul(stack.vectors(shift).unsqueeze(1), y3, stack.vectors(gain).unsqueeze(1), out=y3)
-    return y
-
-
-def _times(stack: Stack, input: Tensor, other: Any) -> Any:
-    """Gain times rows (the norm of Llama and its kin)."""
-    gain, x = (input, other) if stack.slot(input) is not None else (other, input)
-    slot = stack.slot(gain)
-    if slot is None or stack.groups == 1 or not isinstance(x, Tensor) or not stack.has_rows(x):
-        return NotImplemented
-    if gain.dim() != 1 or x.dim() < 2 or gain.shape[0] != x.shape[-1]:
-        return NotImplemented
-    y: Tensor = x.reshape(stack.groups, -1, x.shape[-1]) * stack.vectors(slot).unsqueeze(1)
-    return y.view(x.shape)
-
-
-_CONSTANT = frozenset((torch.zeros, torch.ones, torch.full))
-"""Functions that give equal rows."""
-
-_SPECIAL: dict[Any, Callable[..., Any]] = {
-    functional.linear: _linear,
-    torch.addmm: _addmm,
-    functional.embedding: _embedding,
-    functional.layer_norm: _layer_norm,
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
-}
+_COUNTS = frozenset((Tensor.numel, Tensor.nelement, torch.numel))

@@ -8,14 +8,16 @@ function of x for every probe, the rows of several probes can go through one for
 Functions of perturbed weights are found by a mode that sees every torch function called from Python: linear layers,
 ``torch.addmm`` (GPT-2's Conv1D), embeddings and heads tied to them take the formula above; whatever else is given a
 perturbed parameter (norms, convolutions, fused attention) is evaluated group by group with that parameter written out
-for the group, see `zotune.evaluators.grouped`.
+for the group, see `zotune.evaluators.grouped`.  The same holds for a function of the rows alone that is not known to
+act on each of them by itself: the groups' rows never mix.
 
-What the mode cannot see (scripted code, other threads), and models that move the rows to another dimension, would give
+What the mode cannot see (scripted code, other threads), and what Python computes from the number of rows, would give
 wrong losses in silence.  So losses are compared with those of separate forwards, and operators are watched for reads of
-stored weights: in the first step, in steps whose number is a power of two, and when a parameter takes part for the
-first time.  The comparison is made at larger eps, too, if the losses do not differ by much more than rounding.  On any
-doubt this evaluator steps aside for good and says so.  It also steps aside for directions that are not low-rank, and
-for probes at other points than the weights.
+stored weights: in the first step, in steps whose number is a power of two, when a parameter takes part for the first
+time, and when a torch function follows another that it has not followed before: the model takes another path.  The
+comparison is made at larger eps, too, if the losses do not differ by much more than rounding.  On any doubt this
+evaluator steps aside for good and says so.  It also steps aside for directions that are not low-rank, and for probes at
+other points than the weights.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from torch import Tensor, nn
 from zotune.checks import check_count
 from zotune.estimators import Probe
 from zotune.evaluators.base import Closure, Evaluator, NonFiniteLossError, Writer, as_loss
-from zotune.evaluators.grouped import BATCHED, UnsupportedError, kind
+from zotune.evaluators.grouped import BATCHED, UnsupportedError, kind, split
 from zotune.evaluators.overlay import Overlay
 from zotune.evaluators.stack import Stack
 from zotune.evaluators.watch import Watch
@@ -57,7 +59,8 @@ class Grouped:
 
     Args:
         losses: called with a number of groups; runs the model on the batch repeated that many times by `zotune.repeat`
-            and returns the loss of each group, a tensor with ``groups`` elements (or a sequence of numbers).
+            and returns the loss of each group: a tensor with ``groups`` elements, a sequence of numbers, or a loss over
+            all rows, which is taken group by group.  `zotune.split` gives each group's part of the model's output.
         tokens: of one group, padding included, if known: a large batch is not stacked where that would cost time.
 
     Example:
@@ -67,7 +70,7 @@ class Grouped:
         >>> loss = optimizer.step(closure)
     """
 
-    losses: Callable[[int], Tensor | Sequence[float]]
+    losses: Callable[[int], Tensor | Sequence[float | Tensor]]
     tokens: int | None = None
 
     def __call__(self) -> float | Tensor:
@@ -98,6 +101,7 @@ class Stacked(Evaluator):
         self._seen: dict[int, nn.Parameter] = {}  # checked; kept, so that no id is used again
         self._checked = -1  # step
         self._open = 0  # checks in a row that settled nothing
+        self._paths: set[tuple[Any, Any]] = set()  # torch functions, each with the one before it, of checked forwards
 
     def fresh(self) -> Stacked:
         """See `Evaluator.fresh`."""
@@ -110,10 +114,15 @@ class Stacked(Evaluator):
         groups = self._groups(slots, plan, closure)
         if self.reason is not None or groups == 0:
             return self.inner.evaluate(slots, plan, write, closure, step)
-        if not (self._trusted(slots, step) or self._right(slots, plan, write, closure, step, groups)):
+        trusted = self._trusted(slots, step)
+        if not (trusted or self._right(slots, plan, write, closure, step, groups)):
             return self.inner.evaluate(slots, plan, write, closure, step)
+        path: set[tuple[Any, Any]] = set()
         try:
-            return self._losses(slots, plan, write, closure, step, groups)
+            losses = self._losses(slots, plan, write, closure, step, groups, path)
+            if trusted and not path <= self._paths and not self._right(slots, plan, write, closure, step, groups):
+                return self.inner.evaluate(slots, plan, write, closure, step)
+            return losses
         except (NonFiniteLossError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -138,6 +147,7 @@ class Stacked(Evaluator):
         """
         coarse = any(slot.param.dtype in (torch.bfloat16, torch.float16) for slot in slots)
         exact = all(slot.param.dtype is torch.float64 for slot in slots)
+        path: set[tuple[Any, Any]] = set()
         for factor in _ENLARGED:
             probes = [replace(probe, sign=factor * probe.sign) for probe in plan]
             try:
@@ -147,7 +157,7 @@ class Stacked(Evaluator):
                     raise
                 break  # so large a perturbation breaks the model or the closure: nothing to learn from
             try:
-                losses = self._losses(slots, probes, write, closure, step, groups, watch=True)
+                losses = self._losses(slots, probes, write, closure, step, groups, path, watch=True)
             except Exception as error:
                 return self._step_aside(f"{type(error).__name__}: {error}")
             # Perturbed weights are rounded in separate forwards only; in half precision that shows.
@@ -159,6 +169,7 @@ class Stacked(Evaluator):
             if spread > 8.0 * noise:  # such differences cannot have come out right by accident
                 self._seen = {id(slot.param): slot.param for slot in slots}
                 self._checked, self._open = step, 0
+                self._paths |= path
                 self.inner = self.inner.fresh()  # without scratch memory that may never be needed again
                 return True
         self._open += 1
@@ -200,15 +211,18 @@ class Stacked(Evaluator):
         closure: Closure,
         step: int,
         groups: int,
+        path: set[tuple[Any, Any]],
         *,
         watch: bool = False,
     ) -> list[float]:
+        """Losses from stacked forwards, whose torch functions are added to ``path``."""
         losses: list[float] = []
         for first in range(0, len(plan), groups):
             probes = plan[first : first + groups]
             torch.clear_autocast_cache()
             with Stack(slots, probes, write) as stack, Watch(stack.answer) if watch else nullcontext():
                 value = _call(closure, len(probes))
+            path |= stack.path
             losses.extend(_as_losses(value, len(probes), step))
         return losses
 
@@ -220,8 +234,10 @@ def _call(closure: Closure, groups: int) -> Any:
 def _as_losses(value: Any, groups: int, step: int) -> list[float]:
     if groups == 1 and not isinstance(value, (list, tuple)):
         return [as_loss(value, step)]
+    if isinstance(value, Tensor) and isinstance(kind(value), list) and value.numel() == 1:
+        return [as_loss(loss, step) for loss in split(value, groups)]
     if isinstance(value, Tensor) and value.numel() == groups:
-        if kind(value) != BATCHED:
+        if kind(value) is not BATCHED:
             raise UnsupportedError("the closure's losses do not come from a batch made by zotune.repeat")
         return [as_loss(loss, step) for loss in value.reshape(-1)]
     if isinstance(value, (list, tuple)) and len(value) == groups:

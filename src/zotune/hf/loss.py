@@ -59,7 +59,7 @@ def wide_loss(loss: Any) -> torch.Tensor:
 
 def group_losses(
     model: nn.Module, inputs: Mapping[str, Any], groups: int, loss: Callable[..., torch.Tensor]
-) -> torch.Tensor:
+) -> list[torch.Tensor]:
     """The loss of each group of a batch that is repeated for several probes, from one forward.
 
     Args:
@@ -69,25 +69,15 @@ def group_losses(
         loss: ``(outputs, labels) -> scalar``.
 
     Returns:
-        Shape [groups], float32 or float64.
+        Scalars, float32 or float64.
 
     Raises:
         ValueError: the loss was reduced in half precision.
     """
     given = {name: value for name, value in inputs.items() if name != "labels"}
     outputs = model(**zotune.repeat(given, groups))
-    size = outputs["logits"].shape[0] // groups
-    parts = [
-        {name: _rows(value, group * size, size, groups) for name, value in outputs.items()} for group in range(groups)
-    ]
-    return torch.stack([wide_loss(loss(type(outputs)(**part), inputs["labels"])) for part in parts])
-
-
-def _rows(value: Any, first: int, size: int, groups: int) -> Any:
-    """One group's rows of an output."""
-    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == size * groups:
-        return value.narrow(0, first, size)
-    return type(value)(_rows(item, first, size, groups) for item in value) if isinstance(value, tuple) else value
+    parts = zotune.split(outputs, groups)
+    return [wide_loss(loss(type(outputs)(**part), inputs["labels"])) for part in parts]
 
 
 def tokens_of(inputs: Mapping[str, Any]) -> int:

@@ -330,7 +330,7 @@ class ZOTrainer(Trainer):
         def alone() -> torch.Tensor:
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
-        def together(groups: int) -> torch.Tensor:
+        def together(groups: int) -> torch.Tensor | list[torch.Tensor]:
             assert self.compute_loss_func is not None
             return alone() if groups == 1 else group_losses(model, inputs, groups, self.compute_loss_func)
 
