@@ -56,7 +56,7 @@ def test_a_second_stop_does_not_break_the_finishing(number, capsys, monkeypatch)
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
     run, said = train(capsys, code=130)
     assert (run / "curves.png").is_file()
-    assert "The rows so far are kept." in said
+    assert "No step is lost. Go on with: zotune train --resume" in said
 
 
 def test_the_handlers_of_the_process_come_back():
@@ -184,21 +184,21 @@ def resume(capsys, run, code):
 PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
 
 
-def test_damaged_checkpoints(stopped, capsys):
+def test_damaged_checkpoints_are_passed_over(stopped, capsys):
     newest, older = stopped / "checkpoint-6", stopped / "checkpoint-3"
+    assert newest_checkpoint(stopped) == newest
     for name in PARTS:
         content = (newest / name).read_bytes()
-        (newest / name).write_bytes(b"")
-        assert newest_checkpoint(stopped) == older, name
+        flipped = bytes([*content[:-9], content[-9] ^ 1, *content[-8:]])
+        for damaged in (b"", content[: len(content) // 2], content + b"0", flipped):
+            (newest / name).write_bytes(damaged)
+            assert newest_checkpoint(stopped) == older, name
         (newest / name).unlink()
         assert newest_checkpoint(stopped) == older, name
-        (newest / name).write_bytes(content[: len(content) // 2])
-        said = resume(capsys, stopped, 2)
-        assert f"{newest} cannot be read (" in said, name
-        assert "delete it, so that checkpoint-3 is used." in said
         (newest / name).write_bytes(content)
     (newest / "optimizer.pt").unlink()
-    resume(capsys, stopped, 0)
+    said = resume(capsys, stopped, 0)
+    assert "Warning: checkpoint-6 is incomplete or damaged and is not used." in said
     assert [int(row["step"]) for row in rows_of(stopped, "train")] == list(range(1, 10))
 
 
@@ -213,17 +213,27 @@ def test_settings_that_do_not_fit_the_checkpoint_are_named(stopped, capsys):
     path.write_text(content)
 
 
-def test_without_a_complete_checkpoint_or_rows_a_run_cannot_go_on(stopped, capsys):
-    rows = (stopped / "metrics.csv").read_bytes()
+def test_rows_that_cannot_be_read_are_named_and_missing_ones_made_again(stopped, capsys):
+    rows = rows_of(stopped)
     for content in (b"\xff\n", b"kind,step\ntrain,x\n", b"kind,loss\ntrain,1\n", b""):
         (stopped / "metrics.csv").write_bytes(content)
-        assert "cannot be read as the rows of the run" in resume(capsys, stopped, 2)
+        said = resume(capsys, stopped, 2)
+        assert "cannot be read as the rows of the run; restore it, or delete it, and its rows are made again." in said
+    (stopped / "metrics.csv").unlink()
+    assert "its rows are made again from trajectory.zo" in resume(capsys, stopped, 0)
+    assert rows_of(stopped)[: len(rows)] == rows
+    assert [int(row["step"]) for row in rows_of(stopped, "train")] == list(range(1, 10))
+
+
+def test_without_checkpoint_and_steps_a_run_cannot_go_on(stopped, capsys):
+    (stopped / "trajectory.zo").unlink()
+    rows = (stopped / "metrics.csv").read_bytes()
     (stopped / "metrics.csv").unlink()
     assert "metrics.csv is missing" in resume(capsys, stopped, 2)
     (stopped / "metrics.csv").write_bytes(rows)
     for checkpoint in stopped.glob("checkpoint-*"):
         (checkpoint / "trainer_state.json").unlink()
-    assert "no checkpoint to go on from, only incomplete ones" in resume(capsys, stopped, 2)
+    assert "no step and no checkpoint to go on from, only incomplete ones" in resume(capsys, stopped, 2)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.5])

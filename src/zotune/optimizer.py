@@ -115,6 +115,7 @@ class ZerothOrder(Saved):
         self.last_losses: tuple[float, ...] = ()
         self._sums: list[float] = []
         self._weight = 0.0
+        self._recalled: tuple[float, ...] | None = None
         self._slots: dict[torch.nn.Parameter, Slot] = {}
         self._numbers: dict[torch.nn.Parameter, int] = {}
         self._listeners: OrderedDict[int, TellHook] = OrderedDict()
@@ -244,11 +245,19 @@ class ZerothOrder(Saved):
         # apart from step(), which torch wraps with its hooks once per class: a subclass would run them twice
         if closure is not None:
             self.estimate(closure)
-        if not self._sums:
+        if self._recalled is not None:
+            self.tell(self._recalled)
+        elif self._sums:
+            self.tell(self.evaluator.merge(self._sums, self._weight, self.t))
+        else:
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
-        self.tell(self.evaluator.merge(self._sums, self._weight, self.t))
-        self._sums, self._weight = [], 0.0
+        self._sums, self._weight, self._recalled = [], 0.0, None
         return self.last_loss
+
+    def recall(self, losses: Sequence[float]) -> None:
+        """Let the coming ``step()`` make an update from these losses of the plan, as `tell`: for loops that call
+        ``step()`` on their own."""
+        self._recalled = tuple(losses)
 
     def register_tell_hook(self, hook: TellHook) -> RemovableHandle:
         """Call a function with the optimizer and the losses of each step, before the weights are touched.

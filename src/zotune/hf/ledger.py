@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG002  (the library fixes the signatures of callbacks)
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Ledger(TrainerCallback, ExportableState):
         self.loss = float("nan")
         self.lr = float("nan")
         self._evaluated_at = -1
+        self._unlogged: list[float] = []
         self._trainer: ZOTrainer | None = None
 
     def attach(self, trainer: "ZOTrainer") -> None:
@@ -60,6 +62,7 @@ class Ledger(TrainerCallback, ExportableState):
         assert self._trainer is not None
         self._trainer.check_replicas()
         self._evaluated_at = -1
+        self._unlogged = []
         # The library turns its list of callbacks into a dictionary by class name.
         saved: Any = state.stateful_callbacks
         counts = saved.get(type(self).__name__, {}).get("attributes", {}) if state.global_step else {}
@@ -80,9 +83,15 @@ class Ledger(TrainerCallback, ExportableState):
         assert self._trainer is not None
         cost = self._trainer.step_cost()
         self.loss, self.lr = cost.loss, cost.lr
+        self._unlogged.append(cost.loss)
         self.queries += cost.queries
         self.forwards += cost.queries * cost.rows
         self.backwards += cost.backwards
+
+    def take_mean(self) -> float:
+        """Mean loss of the steps since it was asked for last; nan if there were none."""
+        losses, self._unlogged = self._unlogged, []
+        return math.fsum(losses) / len(losses) if losses else math.nan
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Compare replicas every 100 steps."""
@@ -99,7 +108,7 @@ class Ledger(TrainerCallback, ExportableState):
     ) -> None:
         """Evaluate the last weights exactly once, whatever the evaluation strategy."""
         assert self._trainer is not None
-        if self._evaluated_at == state.global_step:
+        if self._evaluated_at == state.global_step or self._trainer.stopping:
             control.should_evaluate = False
         elif control.should_training_stop or state.global_step >= state.max_steps:
             control.should_evaluate = self._trainer.eval_dataset is not None

@@ -28,8 +28,8 @@ class RunRecorder(TrainerCallback):
     cross entropy), ``accuracy``, further metrics of the evaluation by name, ``lr`` (first parameter group, in this
     step), ``seconds`` (since training began, over all resumes) and ``memory_mb`` (10**6 bytes; peak so far of the
     device memory of torch, or on a CPU of the process). A field that does not apply is empty. Numbers are written so
-    that reading them back gives the same bits. A resumed run first drops the rows behind its checkpoint. Only rank 0
-    writes.
+    that reading them back gives the same bits. A run that goes on first drops the rows behind its past (the steps in
+    its trajectory, or else those of its checkpoint), and writes no row a second time. Only rank 0 writes.
 
     Args:
         run_dir: folder of the run; made if it does not exist.
@@ -47,6 +47,7 @@ class RunRecorder(TrainerCallback):
         self._tensorboard = tensorboard
         self._events: Any = None
         self._columns: tuple[str, ...] = (*_HEAD, *_TAIL)
+        self._present: set[tuple[str, int]] = set()  # rows of a run that goes on
         self._file: io.TextIOWrapper | None = None
         self._start = time.perf_counter()
         self._trainer: ZOTrainer | None = None
@@ -62,7 +63,7 @@ class RunRecorder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._start = time.perf_counter()
-        if state.global_step and self.path.exists():
+        if max(state.global_step, self._require_trainer().past.end) and self.path.exists():
             self._rewind(state.global_step)
         elif not self.rows:
             self.path.unlink(missing_ok=True)
@@ -104,6 +105,8 @@ class RunRecorder(TrainerCallback):
 
     def _write(self, kind: str, state: TrainerState, values: dict[str, Any]) -> None:
         trainer = self._require_trainer()
+        if (kind, state.global_step) in self._present:
+            return
         self._add_columns([name for name in values if name not in self._columns])
         row = {
             "kind": kind,
@@ -139,14 +142,25 @@ class RunRecorder(TrainerCallback):
             self._replace([dict(zip(old, row, strict=True)) for row in self._read()[1]])
 
     def _rewind(self, step: int) -> None:
+        """Keep the rows of the past: up to the checkpoint's step, or up to what the trajectory holds."""
         header, rows = self._read()
         self._columns = tuple(header)
-        position = header.index("step")
-        kept = [dict(zip(header, row, strict=True)) for row in rows if int(row[position]) <= step]
-        self._replace(kept)
-        self.rows = len(kept)
-        if kept:
-            self._start -= float(kept[-1]["seconds"])
+        past = self._require_trainer().past
+
+        def kept(row: dict[str, str]) -> bool:
+            number = int(row["step"])
+            return number <= max(step, past.end) if row["kind"] == "train" else number <= step or past.evaluated(number)
+
+        kept_rows: list[dict[str, str]] = []
+        for row in (dict(zip(header, values, strict=True)) for values in rows):
+            place = (row["kind"], int(row["step"]))
+            if kept(row) and place not in self._present:
+                self._present.add(place)
+                kept_rows.append(row)
+        self._replace(kept_rows)
+        self.rows = len(kept_rows)
+        if kept_rows:
+            self._start -= float(kept_rows[-1]["seconds"])
 
     def _read(self) -> tuple[list[str], list[list[str]]]:
         """Header and complete rows: a killed process may have left half a line."""

@@ -1,7 +1,7 @@
 """transformers.Trainer that makes its steps from forward passes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import TrainOutput
 
 from zotune import DataParallel, Grouped, NonFiniteLossError, ZerothOrder
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
+from .lifecycle import Lifecycle
 from .loss import (
     Metrics,
     class_cross_entropy,
@@ -31,7 +31,7 @@ OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 LossFunction = Callable[..., torch.Tensor]
 
 
-class ZOTrainer(Trainer):
+class ZOTrainer(Lifecycle):
     """The library's training loop for zeroth-order optimizers, and for first-order ones beside them.
 
     With a zotune optimizer the model stays in evaluation mode, nothing is wrapped, and every micro-batch is one
@@ -65,8 +65,6 @@ class ZOTrainer(Trainer):
     Raises:
         ValueError: negative ``data_seed``, ``ignore_data_skip``, or accelerate is set to split or dispatch batches.
     """
-
-    ledger: Ledger
 
     def __init__(
         self,
@@ -141,55 +139,6 @@ class ZOTrainer(Trainer):
         """Backward passes over a batch so far; 0 for zeroth-order methods."""
         return self.ledger.backwards
 
-    # Callbacks.
-
-    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
-        """Add a callback and give it the trainer if it asks for it."""
-        super().add_callback(callback)
-        self._attach_callbacks()
-
-    def _load_callback_state(self) -> None:
-        # Restoring replaces callbacks by new objects, which do not know the trainer yet.
-        super()._load_callback_state()
-        self._attach_callbacks()
-
-    def _attach_callbacks(self) -> None:
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, "attach"):
-                callback.attach(self)
-
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """Train as the library does; callbacks are closed also when training is interrupted."""
-        try:
-            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-            self.check_replicas()
-            return result
-        finally:
-            # A later first-order trainer of the same model does need the wrapping.
-            self._module._is_accelerate_prepared = False  # type: ignore[assignment]
-            for callback in self.callback_handler.callbacks:
-                if hasattr(callback, "close"):
-                    callback.close()
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Evaluate as the library does.
-
-        Raises:
-            NonFiniteLossError: training has made the evaluation loss nan or infinite.
-        """
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)
-        if self.state.global_step > 0 and not math.isfinite(loss):
-            raise NonFiniteLossError(self.state.global_step - 1, loss)
-        return metrics
-
     # Optimizer and model.
 
     @property
@@ -227,11 +176,12 @@ class ZOTrainer(Trainer):
             optimizer.evaluator = DataParallel(inner=optimizer.evaluator)
 
     @property
-    def _zeroth_order(self) -> ZerothOrder | None:
+    def zeroth_order(self) -> ZerothOrder | None:
+        """The optimizer, if it is one of zeroth order."""
         return self._inner if isinstance(self._inner, ZerothOrder) else None
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        if self._zeroth_order is None:
+        if self.zeroth_order is None:
             return super()._wrap_model(model, training, dataloader)
         # accelerate's own mark of a model that it need not wrap again: there is no gradient to synchronise.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
@@ -239,7 +189,7 @@ class ZOTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # There is no gradient to measure; the name is absent from older versions of the library.
-        return None if self._zeroth_order is not None else super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return None if self.zeroth_order is not None else super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
 
     def check_replicas(self) -> None:
         """Compare the weights of all ranks; nothing to do for one rank, or where the library keeps them alike.
@@ -247,7 +197,7 @@ class ZOTrainer(Trainer):
         Raises:
             RuntimeError: a rank holds other weights than rank 0; the message names it.
         """
-        if self.args.world_size > 1 and self._zeroth_order is not None:
+        if self.args.world_size > 1 and self.zeroth_order is not None:
             check_replicas(self._module, self.state.global_step)
 
     # Data.
@@ -280,8 +230,8 @@ class ZOTrainer(Trainer):
         self._first_order_loss = 0.0
         counts, world = [count_rows(batch) for batch in batches], self.args.world_size
         self._rows = StepRows(own=counts, total=sum(counts) * world)
-        if self._zeroth_order is not None:
-            self._queries_before = self._zeroth_order.queries
+        if self.zeroth_order is not None:
+            self._queries_before = self.zeroth_order.queries
             if world > 1 and self._sampler is not None:
                 first = self.state.global_step % self._steps_per_epoch() * self.args.gradient_accumulation_steps
                 micro = range(first, first + len(batches))
@@ -306,7 +256,7 @@ class ZOTrainer(Trainer):
             NonFiniteLossError: the loss is nan or infinite; the weights are those before the step.
             ValueError: a zeroth-order loss was reduced in half precision.
         """
-        optimizer, micro = self._zeroth_order, self._micro
+        optimizer, micro = self.zeroth_order, self._micro
         self._micro += 1
         if optimizer is None:
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -316,6 +266,9 @@ class ZOTrainer(Trainer):
             return loss
         model.eval()
         own = self._rows.own
+        recorded = self.past.losses(self.state.global_step)
+        if recorded is not None:
+            return torch.tensor(self._repeat(optimizer, recorded), device=self.args.device)
         if not getattr(optimizer, "needs_full", False):
             share = own[micro] / max(1, sum(own))
             value = self._estimate(optimizer, model, inputs, own[micro]) * share
@@ -323,6 +276,13 @@ class ZOTrainer(Trainer):
             # Snapshot of MeZO-SVRG: the whole sample once, in place of the micro-batches of this step.
             value = self._estimate_on_all(optimizer, model) if micro == 0 else 0.0
         return torch.tensor(value, device=self.args.device)
+
+    def _repeat(self, optimizer: ZerothOrder, losses: Sequence[float]) -> float:
+        """Make a recorded step again: the loop's `optimizer.step()` applies the update."""
+        if getattr(optimizer, "needs_full", False):
+            self._rows = StepRows(own=self._rows.own, total=len(self._loader.dataset))
+        optimizer.recall(losses)
+        return 0.0  # the log takes the loss from the ledger
 
     def _estimate(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         inputs = self._prepare_inputs(inputs)
@@ -357,7 +317,7 @@ class ZOTrainer(Trainer):
         """Loss and cost of the step that the optimizer has just made."""
         assert self._inner is not None
         lr = float(self._inner.param_groups[0]["lr"])
-        optimizer = self._zeroth_order
+        optimizer = self.zeroth_order
         if optimizer is None:
             mean = self._first_order_loss
             if self.args.world_size > 1:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,66 +15,110 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError
+from zotune.hf.checkpoints import by_step, step_of, verified
 from zotune.reports.rows import read_rows
 from zotune.saving import OtherSettingsError
+from zotune.trajectory import TrajectoryError, read
 
-_FILES: Final = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
-_WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of the run, newest first; one that was being written when the run died is left out."""
-    steps = {
-        int(checkpoint.name.removeprefix("checkpoint-")): checkpoint
-        for checkpoint in folder.glob("checkpoint-*")
-        if checkpoint.name.removeprefix("checkpoint-").isdecimal() and _complete(checkpoint)
-    }
-    return [steps[step] for step in sorted(steps, reverse=True)]
+TRAJECTORY: Final = "trajectory.zo"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of the run, or None."""
-    return next(iter(complete_checkpoints(folder)), None)
+    """The newest checkpoint of the run that is as it was written, or None."""
+    return next(filter(verified, by_step(folder)), None)
 
 
-def _complete(checkpoint: Path) -> bool:
-    """Whether every part is there and has content; the library itself would silently do without some of them."""
-    return (
-        all(_filled(checkpoint / name) for name in _FILES)
-        and any(_filled(checkpoint / name) for name in _WEIGHTS)
-        and any(_filled(path) for path in checkpoint.glob("rng_state*.pth"))
-    )
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run goes on from.
 
-
-def _filled(path: Path) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size > 0
-    except OSError:
-        return False
-
-
-def checkpoint_to_go_on_from(run: Path) -> Path:
-    """The newest complete checkpoint of the folder `run`.
-
-    Raises `ConfigError` when there is none, or when metrics.csv, which the resumed run continues, cannot be read.
+    Attributes:
+        checkpoint: whose state is loaded; None: the base model, and all steps are made again from the trajectory.
+        said: sentences about what was found.
     """
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None:
-        partial = ", only incomplete ones" if any(run.glob("checkpoint-*")) else ""
-        raise ConfigError(
-            f"{run} has no checkpoint to go on from{partial}; runs with --save_ckpt have them, so start it again."
-        )
+
+    checkpoint: Path | None
+    said: tuple[str, ...] = ()
+
+
+def start_of(run: Path, *, recorded: bool) -> Start:
+    """Where the run in a folder goes on: after the last step in its trajectory, from the newest sound checkpoint.
+
+    Args:
+        run: its folder.
+        recorded: whether the method keeps a trajectory.
+
+    Raises:
+        ConfigError: nothing was kept to go on from, or metrics.csv, which the run continues, cannot be read.
+    """
+    said = []
+    newest = newest_checkpoint(run)
+    for broken in by_step(run):
+        if broken == newest:
+            break
+        said.append(f"Warning: {broken.name} is incomplete or damaged and is not used.")
+    path, end = run / TRAJECTORY, 0
+    if recorded and path.is_file():
+        try:
+            trajectory = read(path)
+        except TrajectoryError as error:
+            if newest is None:
+                raise ConfigError(
+                    f"{error}; there is no checkpoint to go on from either, so start a new run."
+                ) from None
+            aside = set_aside(path)
+            said.append(f"Warning: {error}. It is now {aside.name}, and steps from here on are not recorded.")
+        else:
+            end = trajectory.end
+            if trajectory.problem:
+                said.append(f"Warning: {trajectory.problem}")
+            if not trajectory.torn and trajectory.cut:
+                shutil.copyfile(path, _free(path.with_name(f"{path.name}.damaged")))
+    if newest is None and end == 0 and not path.is_file():
+        partial = ", only incomplete ones" if by_step(run) else ""
+        raise ConfigError(f"{run} has no step and no checkpoint to go on from{partial}; start it again.")
+    while newest is not None and path.is_file() and (step_of(newest) or 0) > end:
+        # Behind the sound part of the trajectory: what comes in between would be missing in it for good.
+        said.append(f"Warning: {newest.name} is behind the last step of {TRAJECTORY} and is not used.")
+        newest = next((c for c in by_step(run) if (step_of(c) or 0) <= end and verified(c)), None)
+    if not (run / "metrics.csv").is_file() and newest is not None:
+        if not end:
+            raise ConfigError(
+                f"{run / 'metrics.csv'} is missing, so the rows of the run cannot be continued; restore it."
+            )
+        said.append(f"Warning: metrics.csv is missing; its rows are made again from {TRAJECTORY}.")
+        newest = None
+    _check_rows(run, end)
+    return Start(checkpoint=newest, said=tuple(said))
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged file another name, so that nothing is lost."""
+    return path.rename(_free(path.with_name(f"{path.name}.damaged")))
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number that does not exist yet."""
+    number, wanted = 1, path
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.name}-{number}")
+    return path
+
+
+def _check_rows(run: Path, end: int) -> None:
+    """Raise ConfigError if metrics.csv, which the resumed run continues, cannot be read."""
     path = run / "metrics.csv"
     if not path.is_file():
-        raise ConfigError(f"{path} is missing, so the rows of the run cannot be continued; restore it or start anew.")
+        return
     try:
         train, evaluations = read_rows(run)
         whole = all({"step", "queries", "seconds"} <= row.keys() for row in train + evaluations)
     except (OSError, ValueError, csv.Error):
         whole = False
     if not whole:
-        raise ConfigError(f"{path} cannot be read as the rows of the run; restore it or start a new run.")
-    return checkpoint
+        advice = "delete it, and its rows are made again" if end else "start a new run"
+        raise ConfigError(f"{path} cannot be read as the rows of the run; restore it, or {advice}.")
 
 
 class FirstStep(TrainerCallback):
@@ -108,6 +154,6 @@ def readable(checkpoint: Path | None, first_step: FirstStep) -> Iterator[None]:
                 f" {error.present!r}; restore config.json or start a new run."
             ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
-        older = complete_checkpoints(checkpoint.parent)[1:]
+        older = [c for c in by_step(checkpoint.parent) if c != checkpoint and verified(c)]
         advice = f"delete it, so that {older[0].name} is used" if older else "there is no older one, so start a new run"
         raise ConfigError(f"The checkpoint {checkpoint} cannot be read ({reason}); {advice}.") from error

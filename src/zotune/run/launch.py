@@ -1,5 +1,6 @@
 """A run as the command line sees it: exit codes and sentences for everything that can end it."""
 
+import errno
 import os
 import shlex
 import sys
@@ -13,16 +14,20 @@ from zotune.config import ConfigError, TrainConfig
 from zotune.run.folder import has_steps
 from zotune.run.stops import Terminated, terminable, undisturbed
 from zotune.run.training import TrainingRun
+from zotune.trajectory import TrajectoryError
+
+_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Errors of the place that is written to, not of the program."""
 
 
 def launch(config: TrainConfig, console: Console) -> int:
     """Train, say how it went on `console`, write the run folder's path to standard output; return the exit code.
 
-    0: done; 1: crash; 2: wrong settings; 3: infinite or NaN loss; 130: Ctrl-C; 143: SIGTERM.
+    0: done; 1: crash; 2: wrong settings; 3: infinite or NaN loss; 130: stopped by Ctrl-C or SIGTERM.
     """
     run = TrainingRun(config, console)
     try:
-        with terminable():
+        with terminable(run.stop):
             code = _guarded(run)
     finally:
         run.close()
@@ -54,19 +59,35 @@ def _guarded(run: TrainingRun) -> int:
             kept = " The rows so far are kept." if _trained(run) else ""
             run.say(f"The loss is {error.loss} at step {error.step + 1}; lower {lower}.{kept}")
         return 3
-    except (KeyboardInterrupt, Terminated) as stop:
+    except (KeyboardInterrupt, Terminated):
         with undisturbed():
             run.finish("stopped")
             run.say(f"Stopped. {how_to_go_on(run)}")
-        return 143 if isinstance(stop, Terminated) else 130
+        return 130
+    except (TrajectoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _PLACES:
+            return _crashed(run, error)
+        with undisturbed():
+            reason = str(error)
+            if isinstance(error, OSError):
+                reason = (
+                    f"{error.filename or 'A file of the run'} cannot be written ({error.strerror}); make room for it"
+                )
+            run.finish("stopped")
+            run.say(f"{reason}. {how_to_go_on(run)}")
+        return 1
     except Exception as error:
         # Whatever else goes wrong is a defect or the machine's: the person gets a sentence, the log the details.
-        with undisturbed():
-            details = _log(run, error)
-            run.finish("crashed")
-            run.say(f"The run broke off with {type(error).__name__}; {details}. {how_to_go_on(run)}")
-        return 1
+        return _crashed(run, error)
     return 0
+
+
+def _crashed(run: TrainingRun, error: Exception) -> int:
+    with undisturbed():
+        details = _log(run, error)
+        run.finish("crashed")
+        run.say(f"The run broke off with {type(error).__name__}; {details}. {how_to_go_on(run)}")
+    return 1
 
 
 def _log(run: TrainingRun, error: Exception) -> str:
@@ -83,8 +104,9 @@ def _log(run: TrainingRun, error: Exception) -> str:
 
 def how_to_go_on(run: TrainingRun) -> str:
     """What to do after a run that did not reach its end."""
-    if run.folder is not None and run.checkpoint() is not None:
-        return f"The rows so far are kept. Go on with: zotune train --resume {shlex.quote(str(run.folder))}"
+    if run.folder is not None and (run.recorded() or run.checkpoint() is not None):
+        kept = "No step is lost" if run.recorded() else "The rows so far are kept"
+        return f"{kept}. Go on with: zotune train --resume {shlex.quote(str(run.folder))}"
     if not _trained(run):
         return "Nothing was trained yet; start it again."
     if run.config.save_ckpt:

@@ -13,23 +13,26 @@ from rich.console import Console
 from transformers import DataCollatorWithPadding, TrainerCallback
 
 from zotune.config import LARGEST, ConfigError, TrainConfig
+from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
 from zotune.hf.recorder import RunRecorder
 from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
-from zotune.run.checkpoints import FirstStep, checkpoint_to_go_on_from, newest_checkpoint, readable
+from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
 from zotune.run.folder import make_run_folder, write_config, write_json
 from zotune.run.keepers import BestModel, save_model
+from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.parts import Parts, load_parts
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
-from zotune.run.stops import undisturbed
+from zotune.run.stops import StopKeeper, undisturbed
 from zotune.run.warm import warm_up
 from zotune.tasks import compute_metrics, get_task
+from zotune.trajectory import TrajectoryError, read
 
 logger = logging.getLogger("zotune")
 
@@ -43,13 +46,16 @@ class TrainingRun:
         config: the settings, with the defaults of the algorithm and model once `execute` has begun.
         folder: the run folder, None until data and model have been loaded.
         first: False on the processes of a torchrun that neither write nor talk.
+        stop: answers Ctrl-C and SIGTERM.
     """
 
     def __init__(self, config: TrainConfig, console: Console) -> None:
         self.config = config
         self.folder: Path | None = None
         self.first = True
+        self.stop = StopKeeper()
         self._console = console
+        self._lock: FolderLock | None = None
 
     def execute(self) -> Path:
         """Train and return the run folder.
@@ -73,12 +79,24 @@ class TrainingRun:
                 warm_up(self._optimizer_factory(len(parts.train)), self._dtype(), machine.device, self.say)
             first_step = FirstStep()
             trainer.add_callback(first_step)
-            with readable(checkpoint, first_step):
+            with readable(checkpoint, first_step), self._own_past(first_step):
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            if self.stop.requested is not None:
+                self.stop.leave(self.stop.requested)
             self._keep_last(parts)
             self.finish("finished")
         assert self.folder is not None
         return self.folder
+
+    @contextmanager
+    def _own_past(self, first_step: FirstStep) -> Iterator[None]:
+        """A trajectory that does not belong to what is there is an error of settings."""
+        try:
+            yield
+        except TrajectoryError as error:
+            if first_step.begun:
+                raise
+            raise ConfigError(f"{error}.") from error
 
     def finish(self, status: str) -> None:
         """Write summary.json and curves.png from the rows there are; `status` says how the run ended."""
@@ -110,8 +128,10 @@ class TrainingRun:
             self.say(f"accuracy {before:.4f} before, {after:.4f} after {passes} (best {best:.4f})")
 
     def close(self) -> None:
-        """Leave the group of processes."""
+        """Leave the group of processes, and the folder to others."""
         disconnect()
+        if self._lock is not None:
+            self._lock.release()
 
     def say(self, sentence: str) -> None:
         """Write one line for the person at the console."""
@@ -120,6 +140,13 @@ class TrainingRun:
     def checkpoint(self) -> Path | None:
         """The newest checkpoint in the run folder."""
         return None if self.folder is None else newest_checkpoint(self.folder)
+
+    def recorded(self) -> bool:
+        """Whether the run folder holds steps from which the run can go on."""
+        try:
+            return self.folder is not None and read(self.folder / TRAJECTORY).end > 0
+        except TrajectoryError:
+            return False
 
     def log_path(self) -> Path:
         """Where the traceback of a crash goes; makes a run folder when there is none yet."""
@@ -147,12 +174,24 @@ class TrainingRun:
     def _open_folder(self, machine: Machine) -> Path | None:
         """Take or make the run folder and write the settings; the checkpoint to go on from, for a resumed run."""
         config = self.config
-        if config.resume is not None:
-            checkpoint = checkpoint_to_go_on_from(config.resume)
-            self.folder = config.resume
-            return checkpoint
-        self.folder = agree_on_path(machine, lambda: make_run_folder(config))
-        return None
+        if config.resume is None:
+            self.folder = agree_on_path(machine, lambda: make_run_folder(config))
+            if machine.first:
+                self._lock = FolderLock(self.folder)
+            return None
+        run = config.resume
+        none = run / "none"
+        checkpoint = agree_on_path(machine, lambda: self._start(run) or none)
+        self.folder = run
+        return None if checkpoint == none else checkpoint
+
+    def _start(self, run: Path) -> Path | None:
+        """The checkpoint that the run in a folder goes on from, or None; only one process may."""
+        self._lock = FolderLock(run)
+        start = start_of(run, recorded=self.config.zeroth_order)
+        for sentence in start.said:
+            self.say(sentence)
+        return start.checkpoint
 
     def _trainer(self, machine: Machine, parts: Parts, *, resumed: bool) -> ZOTrainer:
         config = self.config
@@ -197,7 +236,10 @@ class TrainingRun:
 
     def _callbacks(self, parts: Parts) -> list[TrainerCallback]:
         assert self.folder is not None
-        callbacks: list[TrainerCallback] = [
+        callbacks: list[TrainerCallback] = []
+        if self.config.zeroth_order:
+            callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, self._about()))
+        callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
             ProgressReporter(self._console),
         ]
@@ -205,7 +247,11 @@ class TrainingRun:
             callbacks.append(transformers.EarlyStoppingCallback(self.config.patience))
         if self.config.save_ckpt:
             callbacks.append(BestModel(self.folder / "best", parts.tokenizer))
-        return callbacks
+        self.stop.save = self.config.save_ckpt
+        return [*callbacks, self.stop]
+
+    def _about(self) -> dict[str, Any]:
+        return {"model_name": self.config.model_name, "task": self.config.task}
 
     def _keep_last(self, parts: Parts) -> None:
         if self.config.save_ckpt and self.first:

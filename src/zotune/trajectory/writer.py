@@ -56,8 +56,12 @@ class Recorder:
                 self._begin(header_of(optimizer, about))
             else:
                 self._continue(old)
-        except OSError as error:
-            raise TrajectoryError(f"{self.path} cannot be written ({error.strerror})") from error
+        except BaseException as error:
+            if hasattr(self, "_file"):
+                self._file.close()
+            if isinstance(error, OSError):
+                raise TrajectoryError(f"{self.path} cannot be written ({error.strerror})") from error
+            raise
         self._handle = optimizer.register_tell_hook(self._on_tell)
 
     def _begin(self, header: Header) -> None:
@@ -73,6 +77,8 @@ class Recorder:
     def _continue(self, old: Trajectory) -> None:
         optimizer, header = self._optimizer, old.header
         _check_same_run(header, optimizer, self.path)
+        if optimizer.t == header.start and _digest_of(optimizer) != header.digest:
+            raise TrajectoryError(f"{self.path} began with other weights: go on with the same model, bit for bit")
         if optimizer.t > old.end:
             raise TrajectoryError(
                 f"{self.path} ends with step {old.end}, the optimizer has made {optimizer.t}: go on from an earlier "
@@ -193,6 +199,12 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _digest_of(optimizer: ZerothOrder) -> int:
+    from zotune.checks import digest
+
+    return digest(param for group in optimizer.param_groups for param in group["params"])
 
 
 def _check_same_run(header: Header, optimizer: ZerothOrder, path: Path) -> None:
