@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint type bench battery docs clean help
+.PHONY: demo test test-slow lint type bench battery faults docs clean help
 
 help:
 	@sed -n '1,2p' Makefile | cut -c3-
 	@echo "make lint   ruff        make type   mypy --strict on src"
 	@echo "make docs   build the pages into site/        make bench  run the benchmarks (an hour)"
+	@echo "make faults   kill runs of every method at 20 moments, let them go on, compare (ten minutes)"
 	@echo "make battery   statistical tests of the noise (needs gcc and TestU01; an hour)"
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -48,6 +49,9 @@ bench: $(VENV)/.dev
 
 battery: $(VENV)/.dev
 	$(BIN)/python benchmarks/battery/run.py $(ARGS)
+
+faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kill_matrix.py $(ARGS)
 
 docs: $(VENV)/.dev
 	@$(PIP) -e '.[docs]'

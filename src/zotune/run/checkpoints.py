@@ -77,10 +77,13 @@ def start_of(run: Path, *, recorded: bool) -> Start:
     if newest is None and end == 0 and not path.is_file():
         partial = ", only incomplete ones" if by_step(run) else ""
         raise ConfigError(f"{run} has no step and no checkpoint to go on from{partial}; start it again.")
-    while newest is not None and path.is_file() and (step_of(newest) or 0) > end:
-        # Behind the sound part of the trajectory: what comes in between would be missing in it for good.
-        said.append(f"Warning: {newest.name} is behind the last step of {TRAJECTORY} and is not used.")
-        newest = next((c for c in by_step(run) if (step_of(c) or 0) <= end and verified(c)), None)
+    if path.is_file():
+        # The loop passes at least the last step again: what was due after it (an evaluation, the end of the training)
+        # is not in a checkpoint of that step.  One behind the sound part of the trajectory would leave a gap in it.
+        for checkpoint in by_step(run):
+            if (step_of(checkpoint) or 0) > end:
+                said.append(f"Warning: {checkpoint.name} is behind the last step of {TRAJECTORY} and is not used.")
+        newest = next((c for c in by_step(run) if (step_of(c) or 0) < end and verified(c)), None)
     if not (run / "metrics.csv").is_file() and newest is not None:
         if not end:
             raise ConfigError(

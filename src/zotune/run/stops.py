@@ -76,7 +76,10 @@ class StopKeeper(TrainerCallback):
             assert self._trainer is not None
             self._trainer.stopping = True
             control.should_training_stop = True
-            control.should_evaluate = False  # what is due is done when the run goes on
+            if self._trainer.zeroth_order is not None:
+                control.should_evaluate = (
+                    False  # what is due is done when the run goes on, which passes this step again
+                )
             control.should_save = control.should_save or self.save
 
 
