@@ -105,7 +105,7 @@ def measure(variant: Variant, way: str, work: Workload) -> dict[str, Any]:
         before: dict[str, Any] = {}
     else:
         optimizer = variant.optimizer(work.model, noise=way)
-        variant.prepare(optimizer, short)
+        variant.prepare(optimizer, short, work)
         step = lambda batch: variant.run(optimizer, batch)  # noqa: E731
         before = {"step": lambda: variant.settle(optimizer, short)}
     step(work)

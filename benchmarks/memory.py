@@ -69,7 +69,7 @@ def step_of(variant: Variant, way: str, work: Workload) -> Callable[[Workload], 
         eager.step(short.loss)
         return lambda batch: eager.step(batch.loss)
     optimizer = variant.optimizer(work.model)
-    variant.prepare(optimizer, short)
+    variant.prepare(optimizer, short, work)
     return lambda batch: variant.run(optimizer, batch)
 
 

@@ -55,7 +55,7 @@ def sides_of(variant: Variant, work: Workload) -> tuple[Runs, Runs]:
     before: Runs = {}
     for noise in NOISES:
         optimizer = variant.optimizer(work.model, noise=noise)
-        variant.prepare(optimizer, short)
+        variant.prepare(optimizer, short, work)
         sides[noise] = lambda optimizer=optimizer: variant.run(optimizer, work)
         before[noise] = lambda optimizer=optimizer: variant.settle(optimizer, short)
     if variant.title in TEXTBOOK:

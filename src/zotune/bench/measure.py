@@ -59,7 +59,7 @@ def measure(
 def _cost(work: Workload, variant: Variant, noise: str | None, rounds: int, libraries: int, base: int | None) -> Cost:
     optimizer = variant.optimizer(work.model, noise=noise)
     short = work.shortened()
-    variant.prepare(optimizer, short)
+    variant.prepare(optimizer, short, work)
     device = work.ids.device
     sides = {"forward": work.forward, "step": lambda: variant.run(optimizer, work)}
     before = {"step": lambda: variant.settle(optimizer, short)}

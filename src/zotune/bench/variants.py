@@ -12,13 +12,14 @@ from torch import nn
 from zotune.bench.workload import Workload
 from zotune.config import ALL, TrainConfig
 from zotune.evaluators import Grouped
-from zotune.evaluators.stacked import TOKENS
+from zotune.evaluators.stacked import TOKENS, Stacked
 from zotune.hf.groups import parameter_groups
 from zotune.methods import MeZOSVRG
 from zotune.optimizer import ZerothOrder
 from zotune.run.optimizers import optimizer_plan
 
 _FIRST_STEPS: Final = 3  # see `zotune.evaluators.overlay` and `zotune.evaluators.stacked`
+_COMPARED: Final = 5  # steps: the first on another batch, and the next, whose number is a power of two
 
 RATE: Final = 1e-9
 """Learning rate of measured steps: every pass over the weights is done, and the model stays what it is."""
@@ -52,11 +53,17 @@ class Variant:
         most = self.queries if self.stacked else TOKENS.get(device.type, TOKENS["cuda"]) // max(tokens, 1)
         return max(1, min(self.queries, most))
 
-    def prepare(self, optimizer: ZerothOrder, work: Workload) -> None:
-        """Take the first steps, in which an optimizer makes its state and watches its queries more than later on."""
+    def prepare(self, optimizer: ZerothOrder, short: Workload, work: Workload | None = None) -> None:
+        """Take the first steps, in which an optimizer makes its state and watches its queries more than later on.
+
+        They are taken on a short batch; those in which LOZO compares the forwards of a batch of another size are taken
+        on the batch that is measured.
+        """
         for _ in range(_FIRST_STEPS):
+            self.run(optimizer, short)
+        while work is not None and isinstance(optimizer.evaluator, Stacked) and optimizer.t < _COMPARED:
             self.run(optimizer, work)
-        self.settle(optimizer, work)
+        self.settle(optimizer, short)
 
     def settle(self, optimizer: ZerothOrder, work: Workload) -> None:
         """Bring MeZO-SVRG behind a full-batch step, for which it takes the batch."""
