@@ -20,9 +20,9 @@ NOISE: Final = "philox4x32-10/box-muller-1"
 """Names the layout and the arithmetic of `zotune.noise`; another one gives other weights from the same losses."""
 
 _SCALARS = (str, int, float, bool, type(None))
-_RATES = {"lr", "lr_minibatch"}  # the optimizer takes them as floats before it reckons with them
 _LARGEST = {"start": 1 << 32, "number": 1 << 24, "digest": 1 << 64, "elements": 1 << 62, "queries": 1 << 20}
 _SCHEDULES = ("initial_lr", "max_lr", "min_lr")  # torch's own keep these in the groups
+_RATES = {"lr", "lr_minibatch", *_SCHEDULES}  # the optimizer makes them floats before it reckons with them
 _DIMENSIONS = 64
 _RANK = 1 << 10  # above this, a rank is no larger than the largest side of a parameter
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -227,7 +227,7 @@ def _item(frame: Frame, header: Header, whole: bool) -> tuple[str, Any, float | 
         values, rate = numbers(frame.payload), None
         if values and kind == "R":
             rate, values = values[0], values[1:]
-        if not values or not all(map(isfinite, values)) or (rate is not None and not isfinite(rate)):
+        if not values or not all(map(isfinite, values)) or (rate is not None and not 0.0 <= rate < inf):
             raise TrajectoryError(f"the step at byte {frame.start} has no losses that could be told")
         return kind, values, rate
     content = from_json(frame.payload)
