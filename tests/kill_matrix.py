@@ -86,7 +86,8 @@ def _half_a_row(recorder: RunRecorder, *_: object) -> None:
 
 
 def _half_a_record(recorder: Recorder, *_: object) -> None:
-    os.write(recorder._file.fileno(), b"S\x10abc")
+    recorder._file.seek(recorder._end)
+    recorder._file.write(b"S\x10abc")
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
@@ -96,7 +97,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "in an update": lambda: at_call(Slot, "keep", 100),
     "before a row": lambda: at_call(RunRecorder, "on_step_end", 6),
     "in a row": lambda: at_call(RunRecorder, "_write", 9, _half_a_row),
-    "in a record": lambda: at_call(Recorder, "_write", 8, _half_a_record),
+    "in a record": lambda: at_call(Recorder, "_append", 4, _half_a_record),
     "in an evaluation": lambda: at_call(ZOTrainer, "prediction_step", 3),
     "after an evaluation": lambda: at_call(RunRecorder, "on_evaluate", 3),
     "in a checkpoint": lambda: at_call(lifecycle, "publish", 2),

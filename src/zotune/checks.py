@@ -81,13 +81,34 @@ def digest(params: Iterable[Any]) -> int:
     for item in params:
         tensor = item[1] if isinstance(item, tuple) else item
         bits = tensor.detach().contiguous().view(-1).view(_INTEGER[tensor.element_size()])
-        for start in range(0, bits.numel(), 1 << 22):
-            part = bits[start : start + (1 << 22)].to(torch.int64)
-            # odd factors: no change of a single element, not even of its highest bit, multiplies to zero
-            place = torch.arange(start, start + part.numel(), device=part.device) * 5308871522 + 0x9E3779B97F4A7C1
-            total = (total * 6364136223846793005 + int((part * place).sum())) & 0xFFFFFFFFFFFFFFFF
+        for start in range(0, bits.numel(), _SUM):
+            total = (total * 6364136223846793005 + _places_sum(bits[start : start + _SUM], start)) & 0xFFFFFFFFFFFFFFFF
     return total
 
+
+def _places_sum(bits: Tensor, start: int) -> int:
+    """sum_i bits_i * (i * step + first) modulo 2**64, with i the place in the whole tensor.
+
+    The factors are odd: no change of a single element, not even of its highest bit, multiplies to zero.
+    """
+    step, first = 5308871522, 0x9E3779B97F4A7C1
+    block = _BLOCK if bits.device.type == "cpu" else _SUM
+    place = torch.arange(min(block, bits.numel()), device=bits.device) * step
+    weighted = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for at in range(0, bits.numel(), block):  # blocks that lie in the cache
+        part = bits[at : at + block].to(torch.int64)
+        offset = _wrapped((start + at) * step + first)
+        weighted += part.sum() * offset + part.mul_(place[: part.numel()]).sum()
+    return int(weighted)
+
+
+def _wrapped(number: int) -> int:
+    """As an int64 holds it."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+_SUM = 1 << 22  # elements of a sum; another number gives other checksums
+_BLOCK = 1 << 15  # elements of them worked on at a time
 
 # eight bytes count as two halves: the highest bit of an int64, times anything odd, is always the same
 _INTEGER: dict[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,16 +22,20 @@ def delayed() -> Iterator[None]:
         yield
         return
     arrived: list[tuple[int, FrameType | None]] = []
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    own = [number for number, handler in before.items() if callable(handler)]
-    for number in own:
-        signal.signal(number, lambda *request: arrived.append(request))
-    try:
+    with ExitStack() as answers:  # a handler that raises an exception does not keep the others from their turn
+
+        def answer(handler: Callable[[int, FrameType | None], object], number: int) -> None:
+            for request in [request for request in arrived if request[0] == number]:
+                handler(*request)
+
+        def restore(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
+            signal.signal(number, handler)
+
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        own = {number: handler for number, handler in before.items() if callable(handler)}
+        for number, handler in own.items():
+            answers.callback(answer, handler, number)
+        for number, handler in own.items():
+            answers.callback(restore, number, handler)
+            signal.signal(number, lambda *request: arrived.append(request))
         yield
-    finally:
-        for number in own:
-            signal.signal(number, before[number])
-        for request, frame in arrived:
-            handler = before[signal.Signals(request)]
-            assert callable(handler)
-            handler(request, frame)

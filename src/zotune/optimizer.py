@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +72,7 @@ class ZerothOrder(Saved):
         queries: forward passes used up.
         last_loss: mean loss of the last step, or None.
         last_losses: losses of its plan, all that `tell` needs to repeat the step.
-        arguments: keyword arguments it was made with.
+        arguments: those it was made with by their names, without the parameters.
 
     Raises:
         ValueError: for hyperparameters out of range and parameters that cannot be perturbed.
@@ -79,10 +80,10 @@ class ZerothOrder(Saved):
 
     arguments: dict[str, Any]
 
-    def __new__(cls, *_args: Any, **arguments: Any) -> Self:
+    def __new__(cls, *args: Any, **arguments: Any) -> Self:
         """Note the arguments: with them, the parameters and the losses, anybody can repeat the run."""
         self = super().__new__(cls)
-        self.arguments = arguments
+        self.arguments = _named_arguments(cls, args, arguments)
         return self
 
     def __init__(
@@ -251,7 +252,6 @@ class ZerothOrder(Saved):
             self.tell(self.evaluator.merge(self._sums, self._weight, self.t))
         else:
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
-        self._sums, self._weight, self._recalled = [], 0.0, None
         return self.last_loss
 
     def recall(self, losses: Sequence[float]) -> None:
@@ -295,6 +295,11 @@ class ZerothOrder(Saved):
             self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
             self.queries += len(plan)
             self.t += 1
+            self._sums, self._weight, self._recalled = (
+                [],
+                0.0,
+                None,
+            )  # here: a request to stop is answered at the end of this block
 
     def _check_update(self, slots: Sequence[Slot]) -> None:
         """Raise ValueError if the coming update cannot be made."""
@@ -355,3 +360,11 @@ class ZerothOrder(Saved):
             own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
             groups.append(", ".join([f"{len(group['params'])} parameters", *(f"{k}={v}" for k, v in own.items())]))
         return f"{type(self).__name__}({'; '.join(groups)}; seed={self.seed})"
+
+
+def _named_arguments(cls: type, args: tuple[Any, ...], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call by their names, without the parameters; wrong ones are left for the call to refuse."""
+    if args[1:]:
+        names = list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
+        arguments = {**dict(zip(names[1:], args[1:], strict=False)), **arguments}
+    return {name: value for name, value in arguments.items() if name != "params"}

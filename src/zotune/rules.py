@@ -49,12 +49,32 @@ class SGD(Rule):
 
     def step(self, slot: Slot, terms: Terms, *, lr: float, rounding: Key) -> None:
         """See `Rule.step`."""
-        decay = 1.0 - lr * slot.group["weight_decay"]
-        scaled = [(c, key) for c, key in gained(slot, terms, -lr) if c != 0.0]
+        decay, scaled = _change(slot, terms, lr)
         if scaled or decay != 1.0:
             w = slot.logical(slot.param.data)
             slot.perturbation.update(slot, w, w, scaled, decay=decay, rounding=rounding)
             slot.keep(w)
+
+    @staticmethod
+    def steps(slot: Slot, steps: Sequence[tuple[Terms, float, Key]]) -> None:
+        """`step` several times, in one pass over the weights of a parameter with dense noise.
+
+        Args:
+            slot: the parameter.
+            steps: terms, learning rate and key for rounding of each.
+        """
+        changes = [(*_change(slot, terms, lr), rounding) for terms, lr, rounding in steps]
+        changes = [change for change in changes if change[1] or change[0] != 1.0]
+        if changes:
+            w = slot.logical(slot.param.data)
+            kernels.combine_sequence(w, changes, noise=slot.perturbation.noise, backend=slot.backend)
+            slot.keep(w)
+
+
+def _change(slot: Slot, terms: Terms, lr: float) -> tuple[float, list[tuple[float, Key]]]:
+    """Decay and terms of a plain step."""
+    scaled = [(c, key) for c, key in gained(slot, terms, -lr) if c != 0.0]
+    return 1.0 - lr * slot.group["weight_decay"], scaled
 
 
 def gained(slot: Slot, terms: Terms, factor: float = 1.0) -> list[tuple[float, Key]]:

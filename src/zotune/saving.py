@@ -35,6 +35,7 @@ class OtherSettingsError(ValueError):
 class Saved(torch.optim.Optimizer):
     """The saving half of `zotune.optimizer.ZerothOrder`, which sets all that is declared here."""
 
+    arguments: dict[str, Any]
     estimator: Estimator
     evaluator: Evaluator
     rule: Rule
@@ -52,7 +53,9 @@ class Saved(torch.optim.Optimizer):
         """For ``copy.deepcopy``: all but what torch makes anew, an evaluator that has seen no parameter yet, and no
         hooks."""
         own = {k: v for k, v in self.__dict__.items() if "hook" not in k and k not in _REMADE}
-        return {**own, "_slots": {}, "_listeners": OrderedDict(), "evaluator": self.evaluator.fresh()}
+        arguments = {name: value for name, value in self.arguments.items() if name != "evaluator"}
+        fresh = self.evaluator.fresh()
+        return {**own, "_slots": {}, "_listeners": OrderedDict(), "evaluator": fresh, "arguments": arguments}
 
     def state_dict(self) -> dict[str, Any]:
         """torch's layout, plus what a run needs to go on with the same bits, under ``"zotune"``."""

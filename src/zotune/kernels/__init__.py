@@ -29,6 +29,7 @@ __all__ = [
     "check_backend",
     "combine",
     "combine_rows",
+    "combine_sequence",
     "combine_with_gram",
     "combine_with_squares",
     "row_gram",
@@ -194,6 +195,28 @@ def combine_rows(
         rows=rows,
     )
     copy_back(out, target)
+
+
+def combine_sequence(
+    w: Tensor,
+    steps: Sequence[tuple[float, Sequence[tuple[float, Key]], Key | None]],
+    *,
+    noise: Noise = "gaussian",
+    start: int = 0,
+    backend: str | None = None,
+) -> None:
+    """``w <- round(w * decay + sum_k c_k z(key_k))`` for one (decay, terms, rounding) after another, in place.
+
+    On the CPU the weights are read and written once for all steps.  The bits are those of a `combine` for each, the
+    other arguments as there.
+    """
+    parts = pieces(w, w)
+    for own, first in parts:
+        combine_sequence(w[own], steps, noise=noise, start=start + first, backend=backend)
+    if not parts:
+        target, _ = contiguous(w, w)
+        choose(backend, w).combine_sequence(target, steps, noise=noise, start=start)
+        copy_back(w, target)
 
 
 def combine_with_gram(

@@ -18,10 +18,18 @@ from torch import Tensor
 from zotune.kernels.cpu_arrays import array_of, common, constants, packed, run
 from zotune.kernels.cpu_noise import KERNEL, WORDS, accumulate
 from zotune.kernels.cpu_rows import combine_rows, combine_with_gram, row_gram
-from zotune.kernels.cpu_write import NOTHING, TILE, fill_neutral, write, write_signs
+from zotune.kernels.cpu_write import NOTHING, OWN, TILE, fill_neutral, write, write_signs
 from zotune.noise import Key, Noise
 
-__all__ = ["combine", "combine_rows", "combine_with_gram", "combine_with_squares", "row_gram", "scale_by_squares"]
+__all__ = [
+    "combine",
+    "combine_rows",
+    "combine_sequence",
+    "combine_with_gram",
+    "combine_with_squares",
+    "row_gram",
+    "scale_by_squares",
+]
 
 u32 = np.uint32
 
@@ -74,6 +82,21 @@ def _combine(first, last, start, out, w, source, numbers, keys, signs, h, x, rou
     h_part, x_part = (h[at:end] if h.size else h), (x[at:end] if x.size else x)
     part, w_part = out[at:end], w[at:end]
     _span(buf, word, start + at, part, w_part, source, numbers, keys, signs, h_part, x_part, rounded)
+
+
+@njit(**KERNEL)
+def _sequence(first, last, start, out, counts, numbers, keys, signs, rounded):
+    """Tiles first..last-1 as in `_combine`; step s has the first ``counts[s]`` terms of row s, and a tile makes all
+    steps before the next one is touched."""
+    buf, word, nothing = np.empty(TILE, numbers.dtype), np.empty(WORDS, u32), np.empty(0, numbers.dtype)
+    tile = start // TILE
+    for t in range(tile + first, tile + last):
+        at, end = max(t * TILE - start, 0), min((t + 1) * TILE - start, out.size)
+        part = out[at:end]
+        for s in range(counts.size):
+            row, own = numbers[s], keys[s]
+            c, key = row[: 2 + counts[s]], own[: 1 + counts[s]]
+            _span(buf, word, start + at, part, part, OWN, c, key, signs, nothing, nothing, rounded[s])
 
 
 @njit(**KERNEL)
@@ -153,6 +176,25 @@ def combine(
         run(_combine, (start + size - 1) // TILE - start // TILE + 1, size, start, *arguments)
     else:
         run(_combine_listed, out.shape[0], size, out.shape[1], rows.numpy(), *arguments)
+
+
+def combine_sequence(
+    w: Tensor, steps: Sequence[tuple[float, Sequence[tuple[float, Key]], Key | None]], *, noise: Noise, start: int
+) -> None:
+    """See `zotune.kernels.combine_sequence`."""
+    size = w.numel()
+    if size == 0 or not steps:
+        return
+    dtype = constants(w).vector.dtype
+    counts = np.array([len(terms) for _, terms, _ in steps], np.int64)
+    numbers = np.zeros((len(steps), 2 + counts.max()), dtype)
+    keys = np.zeros((len(steps), 1 + counts.max(), 5), np.uint32)
+    for s, (decay, terms, rounding) in enumerate(steps):
+        own, words = packed((decay, 0.0), terms, rounding, dtype)
+        numbers[s, : own.size], keys[s, : len(words)] = own, words
+    rounded = np.array([rounding is not None and w.dtype.itemsize == 2 for _, _, rounding in steps])
+    arguments = (array_of(w), counts, numbers, keys, noise == "rademacher", rounded)
+    run(_sequence, (start + size - 1) // TILE - start // TILE + 1, size * len(steps), start, *arguments)
 
 
 def combine_with_squares(

@@ -170,6 +170,25 @@ def combine(
     )  # fmt: skip
 
 
+def combine_sequence(
+    w: Tensor, steps: Sequence[tuple[float, Sequence[tuple[float, Key]], Key | None]], *, noise: Noise, start: int
+) -> None:
+    """A `combine` for each step; see `zotune.kernels.combine_sequence`."""
+    for decay, terms, rounding in steps:
+        combine(
+            w,
+            w,
+            decay=decay,
+            terms=terms,
+            noise=noise,
+            precision=None,
+            dense=None,
+            rounding=rounding,
+            start=start,
+            rows=None,
+        )
+
+
 def combine_with_squares(
     out: Tensor,
     w: Tensor | None,

@@ -29,6 +29,7 @@ __all__ = [
     "LANES",
     "combine",
     "combine_rows",
+    "combine_sequence",
     "combine_with_gram",
     "combine_with_squares",
     "draw",
@@ -145,6 +146,25 @@ def combine(
             acc = change if acc is None else acc + change
         part = flat[first:last]
         _store(part, _add(None if w is None else w.view(-1)[first:last], decay, acc, part), rounding, place)
+
+
+def combine_sequence(
+    w: Tensor, steps: Sequence[tuple[float, Sequence[tuple[float, Key]], Key | None]], *, noise: Noise, start: int
+) -> None:
+    """A `combine` for each step; see `zotune.kernels.combine_sequence`."""
+    for decay, terms, rounding in steps:
+        combine(
+            w,
+            w,
+            decay=decay,
+            terms=terms,
+            noise=noise,
+            precision=None,
+            dense=None,
+            rounding=rounding,
+            start=start,
+            rows=None,
+        )
 
 
 def combine_with_squares(

@@ -194,7 +194,7 @@ class MeZOSVRG(ZerothOrder):
     def _rates(self, group: dict[str, Any]) -> tuple[float, float]:
         """Both rates now: schedule and annealing applied."""
         base = group.get("max_lr") or group.get("initial_lr") or group["lr"]  # one-cycle schedules start low
-        schedule = group["lr"] / base if base else 1.0
+        schedule = float(group["lr"]) / float(base) if base else 1.0
         return (
             _annealed(float(group["lr"]), self.anneal, self._annealed, _FLOORS[0]),
             _annealed(float(group["lr_minibatch"]) * schedule, self.anneal, self._annealed, _FLOORS[1]),

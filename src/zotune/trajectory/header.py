@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from zotune.trajectory.frames import TrajectoryError
+from zotune.trajectory.frames import TrajectoryError, from_json, to_json
 
 if TYPE_CHECKING:
+    import torch
+
     from zotune.optimizer import ZerothOrder
 
 FORMAT: Final = 1
@@ -17,6 +20,11 @@ NOISE: Final = "philox4x32-10/box-muller-1"
 """Names the layout and the arithmetic of `zotune.noise`; another one gives other weights from the same losses."""
 
 _SCALARS = (str, int, float, bool, type(None))
+_LARGEST = {"start": 1 << 32, "number": 1 << 24, "digest": 1 << 64, "elements": 1 << 62, "queries": 1 << 20}
+_SCHEDULES = ("initial_lr", "max_lr", "min_lr")  # torch's own keep these in the groups
+_RATES = {"lr", "lr_minibatch", *_SCHEDULES}  # the optimizer makes them floats before it reckons with them
+_DIMENSIONS = 64
+_RANK = 1 << 10  # above this, a rank is no larger than the largest side of a parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +51,8 @@ class Header:
     """The first frame of a trajectory.
 
     Attributes:
-        method: class of the optimizer.
-        arguments: its keyword arguments, without those that cannot change a bit (backend, evaluator).
+        method: class of the optimizer, with its module if it is none of zotune's own.
+        arguments: those it was made with, without those that cannot change a bit (backend, evaluator).
         groups: hyperparameters of each parameter group.
         parameters: those of the optimizer, frozen ones included.
         start: number of the first recorded step.
@@ -69,13 +77,7 @@ class Header:
     @property
     def elements(self) -> int:
         """Weights of all parameters."""
-        total = 0
-        for parameter in self.parameters:
-            product = 1
-            for size in parameter.shape:
-                product *= size
-            total += product
-        return total
+        return sum(math.prod(parameter.shape) for parameter in self.parameters)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -105,10 +107,13 @@ class Header:
             Parameter(name=name, shape=tuple(shape), dtype=dtype, number=number, group=group)
             for name, shape, dtype, number, group in content["parameters"]
         )
-        if len({p.name for p in parameters}) < len(parameters):
-            raise TrajectoryError("its header names a parameter twice")
-        if any(not 0 <= p.group < len(content["groups"]) for p in parameters):
+        if len({p.name for p in parameters}) < len(parameters) or len({p.number for p in parameters}) < len(parameters):
+            raise TrajectoryError("its header names or numbers a parameter twice")
+        if any(p.group >= len(content["groups"]) for p in parameters):
             raise TrajectoryError("its header has a parameter of no group")
+        if sum(math.prod(p.shape) for p in parameters) >= _LARGEST["elements"]:
+            raise TrajectoryError("its header lists more weights than there can be")
+        _check_arguments(content["arguments"], max((size for p in parameters for size in p.shape), default=0))
         return cls(**{**content, "groups": tuple(content["groups"]), "parameters": parameters})
 
 
@@ -126,42 +131,100 @@ def header_of(optimizer: ZerothOrder, about: Mapping[str, Any] | None = None) ->
             f"the optimizer has made {optimizer.t} steps that no file holds: begin recording before the first step"
         )
     optimizer._active()  # gives the parameters their numbers
-    parameters, tensors = [], []
-    for number, group in enumerate(optimizer.param_groups):
-        for name, param in optimizer._named(group):
-            noise = optimizer._numbers[param]
-            known = name or f"parameter {noise}"
-            dtype = str(param.dtype).removeprefix("torch.")
-            parameters.append(Parameter(name=known, shape=tuple(param.shape), dtype=dtype, number=noise, group=number))
-            tensors.append(param)
+    listed = parameters_of(optimizer)
+    parameters = tuple(parameter for parameter, _ in listed)
     if len({p.name for p in parameters}) < len(parameters):
         raise TrajectoryError("two parameters of the optimizer have one name: give each a name of its own")
     return Header(
-        method=type(optimizer).__name__,
+        method=method_of(optimizer),
         arguments=arguments_of(optimizer),
-        groups=tuple(settings_of(group) for group in optimizer.param_groups),
-        parameters=tuple(parameters),
+        groups=tuple(settings_of(optimizer, group) for group in optimizer.param_groups),
+        parameters=parameters,
         start=optimizer.t,
-        digest=digest(tensors),
+        digest=digest(tensor for _, tensor in listed),
         about=dict(about or {}),
         zotune=zotune.__version__,
     )
 
 
+def parameters_of(optimizer: ZerothOrder) -> list[tuple[Parameter, torch.nn.Parameter]]:
+    """The optimizer's parameters in the order of its groups, those without a name named by the number of their
+    noise."""
+    listed = []
+    for number, group in enumerate(optimizer.param_groups):
+        for name, param in optimizer._named(group):
+            noise = optimizer._numbers[param]
+            known, dtype = name or f"parameter {noise}", str(param.dtype).removeprefix("torch.")
+            own = Parameter(name=known, shape=tuple(param.shape), dtype=dtype, number=noise, group=number)
+            listed.append((own, param))
+    return listed
+
+
+def method_of(optimizer: ZerothOrder) -> str:
+    """Name of the optimizer's class; with its module if it is none of zotune's own."""
+    from zotune.methods import METHODS
+
+    cls = type(optimizer)
+    own = any(method.optimizer is cls for method in METHODS.values())
+    return cls.__name__ if own else f"{cls.__module__}.{cls.__qualname__}"
+
+
 def arguments_of(optimizer: ZerothOrder) -> dict[str, Any]:
-    """Keyword arguments that the optimizer was made with, without backend and evaluator, as JSON has them."""
+    """Arguments that the optimizer was made with as JSON has them, without backend and evaluator.
+
+    Raises:
+        TrajectoryError: one of them is no plain value.
+    """
     kept = {name: value for name, value in optimizer.arguments.items() if name not in ("backend", "evaluator")}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+    for name, value in kept.items():
+        _refuse_tensor(name, value)
+    plain: dict[str, Any] = from_json(to_json(kept, f"an argument of {type(optimizer).__name__}"))
+    return plain
 
 
-def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of a group as JSON has them; a rate held in a tensor counts as its number."""
-    kept = {name: value for name, value in group.items() if name not in ("params", "param_names")}
-    return {
-        name: value if isinstance(value, _SCALARS) else float(value)
-        for name, value in kept.items()
-        if isinstance(value, _SCALARS) or getattr(value, "numel", lambda: 0)() == 1
-    }
+def settings_of(optimizer: ZerothOrder, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a group as JSON has them, and what schedules keep there; a rate held in a tensor counts as its
+    number.
+
+    Raises:
+        TrajectoryError: one of them is no number and no text.
+    """
+    settings = {}
+    for name in (*optimizer.defaults, *_SCHEDULES):
+        if name not in group:
+            continue
+        value = group[name]
+        _refuse_tensor(name, value)
+        if not isinstance(value, _SCALARS):
+            value = from_json(to_json(value, f"{name} of a parameter group"))
+            if not isinstance(value, _SCALARS):
+                raise TrajectoryError(f"{name} of a parameter group is no plain number: give one to record the run")
+        settings[name] = value
+    return settings
+
+
+def check_settings(settings: Any) -> bool:
+    """Whether something read from a file can be settings of a group."""
+    return isinstance(settings, dict) and all(
+        name not in ("params", "param_names") and isinstance(value, _SCALARS) for name, value in settings.items()
+    )
+
+
+def _refuse_tensor(name: str, value: Any) -> None:
+    """A sum with a tensor is rounded otherwise than one with the number that a file has."""
+    if name not in _RATES and callable(getattr(value, "numel", None)):
+        raise TrajectoryError(f"{name} is a tensor: give a plain number to record the run")
+
+
+def _check_arguments(arguments: Mapping[str, Any], longest: int) -> None:
+    """Raise TrajectoryError for arguments that no recorder writes, or that would fill the memory."""
+    if {"params", "backend", "evaluator"} & arguments.keys():
+        raise TrajectoryError("its header has arguments that do not belong there")
+    bounds = {"queries": _LARGEST["queries"], "rank": max(_RANK, longest)}
+    for name, bound in bounds.items():
+        value = arguments.get(name)
+        if isinstance(value, (int, float)) and not value <= bound:
+            raise TrajectoryError(f"its header has {name} above {bound}")
 
 
 def _check(content: Mapping[str, Any]) -> None:
@@ -180,8 +243,10 @@ def _check(content: Mapping[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(content[name], kind) or isinstance(content[name], bool):
             raise TrajectoryError(f"the field {name} of its header is of a wrong kind")
-    if content["start"] < 0 or not all(isinstance(group, dict) for group in content["groups"]):
-        raise TrajectoryError("its header has a group or a first step that cannot be")
+    if not 0 <= content["start"] < _LARGEST["start"] or not 0 <= content["digest"] < _LARGEST["digest"]:
+        raise TrajectoryError("its header has a first step or a digest that cannot be")
+    if not all(map(check_settings, content["groups"])):
+        raise TrajectoryError("its header has a parameter group that cannot be")
     if not all(map(_is_parameter, content["parameters"])):
         raise TrajectoryError("its header lists a parameter in a wrong way")
     if content["noise"] != NOISE:
@@ -195,6 +260,7 @@ def _is_parameter(row: Any) -> bool:
     if not isinstance(row, list) or len(row) != 5:
         return False
     name, shape, dtype, number, group = row
-    sizes: Sequence[Any] = shape if isinstance(shape, list) else [None]
-    whole = all(type(x) is int and x >= 0 for x in (*sizes, number, group))
-    return isinstance(name, str) and isinstance(dtype, str) and whole
+    if not (isinstance(name, str) and isinstance(dtype, str) and isinstance(shape, list)):
+        return False
+    whole = len(shape) <= _DIMENSIONS and all(type(x) is int and 0 <= x < _LARGEST["elements"] for x in (*shape, group))
+    return whole and type(number) is int and 0 <= number < _LARGEST["number"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.nn import Parameter
 
+from zotune.kernels.backends import check_backend
+from zotune.sequences import set_rate, tell_all
 from zotune.trajectory.frames import TrajectoryError
-from zotune.trajectory.header import Header
+from zotune.trajectory.header import Header, parameters_of
 from zotune.trajectory.reader import Event, Step, Trajectory, read
 
 if TYPE_CHECKING:
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 CHECKED = "weights"
 """Kind of the events that hold a digest of the weights after a step."""
+
+_BATCH = 32  # steps made in one pass over the weights at most, ...
+_WORK = 1 << 33  # ... and weights times steps: a request to stop waits for the end of the pass
+_WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What numbers that nobody has checked can make of an optimizer."""
 
 
 def replay(
@@ -36,7 +43,7 @@ def replay(
             trajectory does not know are left alone.
         until: number of steps to end with; all when left out.
         backend: kernel backend, which changes no bit.
-        progress: called with the number of steps made so far.
+        progress: called every few steps with the number of those made so far.
 
     Returns:
         The optimizer after its last step; it can go on.
@@ -71,9 +78,10 @@ def build(header: Header, params: Iterable[tuple[str, Parameter]], *, backend: s
         for number, settings in enumerate(header.groups)
     ]
     arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in header.arguments.items()}
+    check_backend(backend)
     try:
         optimizer: ZerothOrder = kinds[header.method](groups, **arguments, backend=backend)
-    except (TypeError, ValueError, KeyError) as error:
+    except _WRONG as error:
         raise TrajectoryError(f"the trajectory's settings make no {header.method}: {error}") from error
     for parameter in chosen.values():
         parameter.requires_grad_(True)
@@ -94,7 +102,7 @@ def go_on(
         trajectory: of the run that the optimizer belongs to.
         optimizer: it has made some of the steps, or none.
         until: number of steps to end with; all when left out.
-        progress: called with the number of steps made so far.
+        progress: called every few steps with the number of those made so far.
 
     Raises:
         TrajectoryError: see `replay`.
@@ -106,35 +114,57 @@ def go_on(
             f"to {end} is not within them"
         )
     named = _named(optimizer)
+    missing = next((p.name for p in trajectory.header.parameters if p.name not in named), None)
+    if missing is not None:
+        raise TrajectoryError(f"the optimizer has no parameter {missing!r}: give all that were recorded")
+    most = max(1, min(_BATCH, _WORK // max(trajectory.header.elements, 1)))
+    batch: list[Step] = []
+
+    def make() -> None:
+        if batch:
+            _tell(optimizer, batch)
+            batch.clear()
+            if progress is not None:
+                progress(optimizer.t)
+
     for item in trajectory.items():
         if isinstance(item, Step):
             if item.number >= end:
                 break
-            _set(optimizer, item, named)
-            if item.number >= optimizer.t:
-                _tell(optimizer, item)
-                if progress is not None:
-                    progress(optimizer.t)
-        elif item.kind == CHECKED and item.step == optimizer.t:
-            check_weights(item, named, trajectory.header)
+            if item.number < optimizer.t:
+                _set(optimizer, item, named)
+                if item.rate is not None:
+                    set_rate(optimizer, item.rate)
+                continue
+            if item.settings or item.active is not None or len(batch) >= most:
+                make()
+                _set(optimizer, item, named)
+            batch.append(item)
+        elif item.kind == CHECKED and item.step >= optimizer.t:
+            make()
+            if item.step == optimizer.t:
+                check_weights(item, named, trajectory.header)
+    make()
 
 
-def _tell(optimizer: ZerothOrder, step: Step) -> None:
+def _tell(optimizer: ZerothOrder, steps: Sequence[Step]) -> None:
     try:
-        optimizer.tell(step.losses)
-    except ValueError as error:
-        raise TrajectoryError(f"step {step.number} of the trajectory cannot be made again: {error}") from error
+        tell_all(optimizer, [(step.rate, step.losses) for step in steps])
+    except _WRONG as error:
+        raise TrajectoryError(f"step {optimizer.t} of the trajectory cannot be made again: {error}") from error
 
 
 def _set(optimizer: ZerothOrder, step: Step, named: Mapping[str, Parameter]) -> None:
-    """Bring the groups' hyperparameters, and who takes part, to those of a step."""
+    """Bring the groups' hyperparameters, and who takes part, to those of a step; its rate is left to `tell_all`."""
     for number, values in step.settings.items():
-        if number >= len(optimizer.param_groups):
-            raise TrajectoryError(f"step {step.number} of the trajectory changes a group that there is not")
-        optimizer.param_groups[number].update(values)
-    if step.rate is not None:
-        for group in optimizer.param_groups:
-            group["lr"] = step.rate
+        group = optimizer.param_groups[number]
+        group.update(values)
+        try:
+            optimizer._check_group(group)
+        except _WRONG as error:
+            raise TrajectoryError(
+                f"step {step.number} of the trajectory has settings that cannot be: {error}"
+            ) from error
     if step.active is not None:
         for name, parameter in named.items():
             parameter.requires_grad_(name in step.active)
@@ -156,11 +186,8 @@ def check_weights(event: Event, named: Mapping[str, Parameter], header: Header) 
 
 
 def _named(optimizer: ZerothOrder) -> dict[str, Parameter]:
-    return {
-        name or f"parameter {optimizer._numbers[param]}": param
-        for group in optimizer.param_groups
-        for name, param in optimizer._named(group)
-    }
+    optimizer._active()  # gives the parameters their numbers
+    return {parameter.name: param for parameter, param in parameters_of(optimizer)}
 
 
 def _chosen(header: Header, params: Mapping[str, Any]) -> dict[str, Parameter]:
@@ -171,13 +198,13 @@ def _chosen(header: Header, params: Mapping[str, Any]) -> dict[str, Parameter]:
         there = params.get(p.name)
         if there is None:
             raise TrajectoryError(
-                f"the model has no parameter {p.name}: give the model that the run began with ({_what(header)})"
+                f"the model has no parameter {p.name!r}: give the model that the run began with ({_what(header)})"
             )
         mine = (tuple(there.shape), str(there.dtype).removeprefix("torch."))
         if mine != (p.shape, p.dtype):
             raise TrajectoryError(
-                f"{p.name} is {mine[1]} of shape {mine[0]}, in the trajectory {p.dtype} of {p.shape}: give the model "
-                f"that the run began with ({_what(header)})"
+                f"{p.name!r} is {mine[1]} of shape {mine[0]}, in the trajectory {p.dtype[:20]!r} of {p.shape}: give "
+                f"the model that the run began with ({_what(header)})"
             )
     chosen = {p.name: params[p.name] for p in header.parameters}
     if digest(chosen[p.name] for p in header.parameters) != header.digest:
@@ -189,4 +216,4 @@ def _chosen(header: Header, params: Mapping[str, Any]) -> dict[str, Parameter]:
 
 def _what(header: Header) -> str:
     name = header.about.get("model_name")
-    return f"{name}, {header.elements:,} weights" if isinstance(name, str) else f"{header.elements:,} weights"
+    return f"{name[:200]!r}, {header.elements:,} weights" if isinstance(name, str) else f"{header.elements:,} weights"
