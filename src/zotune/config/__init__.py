@@ -3,7 +3,7 @@
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorithm, methods_of
 from zotune.config.bench import ALL, BENCH_FLAGS, BenchConfig
 from zotune.config.checks import LARGEST
-from zotune.config.errors import ConfigError, nearest, shortened
+from zotune.config.errors import ConfigError, as_sentence, nearest, shortened
 from zotune.config.flags import Flag, FlagOfField
 from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
 from zotune.config.replay import REPLAY_FLAGS, TRAJECTORY, ReplayConfig
@@ -29,6 +29,7 @@ __all__ = [
     "InspectConfig",
     "ReplayConfig",
     "TrainConfig",
+    "as_sentence",
     "bench_from_text",
     "config_from_text",
     "dump_settings",

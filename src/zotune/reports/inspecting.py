@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from zotune.config import ConfigError, InspectConfig
+from zotune.config import ConfigError, InspectConfig, as_sentence
 from zotune.config.replay import trajectory_of
 from zotune.reports.trajectory import facts, gather
 from zotune.reports.trajectory_text import lines, printable
@@ -31,8 +31,7 @@ def launch(config: InspectConfig, console: Console) -> int:
     try:
         trajectory = read(trajectory_of(config.run))
     except (ConfigError, TrajectoryError) as error:
-        text = str(error)
-        say(text if text.endswith(".") else f"{text}.")
+        say(as_sentence(str(error)))
         return 2
     series = gather(trajectory, config.span)
     told = facts(trajectory, series)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zotune.config import ConfigError, ReplayConfig, TrainConfig, shortened
+from zotune.config import ConfigError, ReplayConfig, TrainConfig, as_sentence, shortened
 from zotune.config.replay import trajectory_of
 from zotune.run.launch import write_path
 from zotune.run.machine import choose_machine
@@ -56,13 +56,6 @@ def launch(config: ReplayConfig, console: Console) -> int:
         return 1
     write_path(out)
     return 0
-
-
-def as_sentence(text: str) -> str:
-    """An error's message with a capital letter, unless it begins with a name, and a full stop."""
-    if text.split(" ", 1)[0] in ("it", "its", "step", "the"):
-        text = text[0].upper() + text[1:]
-    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _replay(config: ReplayConfig, console: Console, say: Say) -> Path:
