@@ -16,7 +16,7 @@ from transformers import TrainerControl, TrainerState
 from zotune.cli import main
 from zotune.run import keepers, training
 from zotune.run.checkpoints import newest_checkpoint
-from zotune.run.launch import _write_path
+from zotune.run.launch import write_path
 from zotune.run.stops import Terminated, terminable, undisturbed
 
 __all__ = ["shelf", "workshop"]  # fixtures, for pytest to find in this module
@@ -128,7 +128,7 @@ def test_a_home_folder_of_nobody_is_a_sentence(capsys):
 
 
 def test_a_path_that_is_no_text_is_written_byte_for_byte(capfdbinary):
-    _write_path(Path(os.fsdecode(b"r\xe9sults")))
+    write_path(Path(os.fsdecode(b"r\xe9sults")))
     assert capfdbinary.readouterr().out == b"r\xe9sults\n"
 
 

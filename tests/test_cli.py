@@ -145,6 +145,7 @@ def test_the_table_of_the_documentation_is_complete():
     from pathlib import Path
 
     text = (Path(__file__).resolve().parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    text = text[: text.index("## `zotune replay`")]  # the flags of that and the next have tests of their own
     rows = dict(re.findall(r"^\| `--(\w+)` \|(.*)\|$", text, re.M))
     assert set(rows) == set(FLAGS)
     for flag, row in rows.items():

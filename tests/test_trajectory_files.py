@@ -273,10 +273,10 @@ def test_what_is_made_again_must_be_the_same(tmp_path: Path) -> None:
             resumed(change)
     with pytest.raises(TrajectoryError, match="other arguments"):
         resumed(lambda *_: None, seed=8)
+    model = model_of()
+    optimizer = build("MeZO", model)
+    train(optimizer, model, 11)
     with pytest.raises(TrajectoryError, match="ends with step 10, the optimizer has made 11"):
-        model = model_of()
-        optimizer = build("MeZO", model)
-        train(optimizer, model, 11)
         Recorder(path, optimizer)
     for other, field in (("FZOO", "method"), ("MeZO", "parameters")):
         with pytest.raises(TrajectoryError, match=f"other {field}"):

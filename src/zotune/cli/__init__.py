@@ -12,6 +12,8 @@ from zotune.cli.stops import leaving
 COMMANDS: Final[dict[str, str]] = {
     "train": "fine-tune a model on a task",
     "bench": "measure or foretell what a step costs for a model",
+    "replay": "rebuild the weights of a run from its base model and its trajectory",
+    "inspect": "say what a trajectory holds, and check it",
 }
 """What each command does; the command `x` is `main` of the module `zotune.cli.x`."""
 
@@ -26,8 +28,8 @@ zotune COMMAND --help lists the flags; zotune --version says which this is.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return its exit code.
 
-    0: done; 1: crash (see error.log); 2: wrong settings; 3: the loss became infinite or NaN; 130, 143: stopped by
-    Ctrl-C or SIGTERM.
+    0: done; 1: crash (see error.log), or a damaged trajectory; 2: wrong settings; 3: the loss became infinite or NaN;
+    130, 143: stopped by Ctrl-C or SIGTERM.
     """
     with leaving():
         return _main(list(sys.argv[1:] if argv is None else argv))

@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 from zotune.config import FLAGS, METHOD_FLAGS, ConfigError, FlagOfField, methods_of, nearest
 
 _SECTIONS: Final = {
+    "run": "which run",
     "what": "what to train",
     "data": "data",
     "loop": "loop",
@@ -30,18 +31,25 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_flags(
-    program: str, about: str, words: Sequence[str], *, flags: Mapping[str, FlagOfField] = FLAGS, bare: str | None = None
+    program: str,
+    about: str,
+    words: Sequence[str],
+    *,
+    flags: Mapping[str, FlagOfField] = FLAGS,
+    bare: str | Sequence[str] = (),
 ) -> dict[str, str | bool]:
     """Those of `flags` that are given in `words`: name to text, or to True for a switch.
 
-    A single word without a flag is the value of the flag `bare`, if there is one.
+    Words without a flag are the values of the flags `bare`, in that order.
 
     Raises `ConfigError` for an unknown flag (with the nearest name), a missing value, or a word that belongs to no
     flag; `SystemExit` after `--help` has been printed.
     """
-    known, unknown = _parser(program, about, flags, bare).parse_known_args(_joined(words, flags))
-    if bare is not None and not hasattr(known, bare) and unknown and not unknown[0].startswith("-"):
-        setattr(known, bare, unknown.pop(0))
+    names = (bare,) if isinstance(bare, str) else tuple(bare)
+    known, unknown = _parser(program, about, flags, names).parse_known_args(_joined(words, flags))
+    for name in names:
+        if not hasattr(known, name) and unknown and not unknown[0].startswith("-"):
+            setattr(known, name, unknown.pop(0))
     if unknown:
         name = unknown[0].split("=")[0]
         if not name.startswith("-"):
@@ -51,8 +59,8 @@ def parse_flags(
     return vars(known)
 
 
-def _parser(program: str, about: str, flags: Mapping[str, FlagOfField], bare: str | None) -> argparse.ArgumentParser:
-    usage = f"{program} {'' if bare is None else f'{bare.upper()} '}[--flag value ...]"
+def _parser(program: str, about: str, flags: Mapping[str, FlagOfField], bare: Sequence[str]) -> argparse.ArgumentParser:
+    usage = " ".join([program, *(name.upper() for name in bare), "[--flag value ...]"])
     parser = _Parser(prog=program, description=about, allow_abbrev=False, usage=usage)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, described in flags.items():

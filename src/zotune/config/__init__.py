@@ -3,9 +3,11 @@
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorithm, methods_of
 from zotune.config.bench import ALL, BENCH_FLAGS, BenchConfig
 from zotune.config.checks import LARGEST
-from zotune.config.errors import ConfigError, nearest, shortened
+from zotune.config.errors import ConfigError, as_sentence, nearest, shortened
 from zotune.config.flags import Flag, FlagOfField
-from zotune.config.text import bench_from_text, config_from_text, notices
+from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
+from zotune.config.replay import REPLAY_FLAGS, TRAJECTORY, ReplayConfig
+from zotune.config.text import bench_from_text, config_from_text, inspect_from_text, notices, replay_from_text
 from zotune.config.train import FLAGS, TrainConfig, dump_settings, load_settings
 
 __all__ = [
@@ -14,20 +16,28 @@ __all__ = [
     "BENCH_FLAGS",
     "EMBEDDED",
     "FLAGS",
+    "INSPECT_FLAGS",
     "LARGEST",
     "METHOD_FLAGS",
+    "REPLAY_FLAGS",
+    "TRAJECTORY",
     "Algorithm",
     "BenchConfig",
     "ConfigError",
     "Flag",
     "FlagOfField",
+    "InspectConfig",
+    "ReplayConfig",
     "TrainConfig",
+    "as_sentence",
     "bench_from_text",
     "config_from_text",
     "dump_settings",
+    "inspect_from_text",
     "load_settings",
     "methods_of",
     "nearest",
     "notices",
+    "replay_from_text",
     "shortened",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from zotune.config.algorithms import ALGORITHMS
-from zotune.config.checks import LARGEST, check_choices
+from zotune.config.checks import LARGEST, check_choices, check_output
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, flags_of
 from zotune.config.train import TrainConfig
@@ -67,7 +67,7 @@ class BenchConfig:
         check_choices(self)
         self.training().validate()
         if self.output is not None:
-            _check_output(self.output)
+            check_output("output", self.output)
 
     def training(self) -> TrainConfig:
         """The settings of `zotune train` that these ones stand for, with its default algorithm for `all`."""
@@ -76,22 +76,6 @@ class BenchConfig:
         if self.algorithm == ALL:
             del shared["algorithm"]
         return TrainConfig(**shared)
-
-
-def _check_output(path: Path) -> None:
-    """Raise `ConfigError` unless the file can be written; what is there stays, and nothing new is left behind."""
-    try:
-        target = path.resolve()
-        if target.is_dir() or not target.parent.is_dir():
-            raise ConfigError(f"--output {shortened(path)} must be a file in a folder that is there.")
-        if not target.exists():
-            target.open("xb").close()
-            target.unlink()
-        elif target.is_file():
-            target.open("ab").close()
-    except (OSError, RuntimeError) as error:  # links that lead in a circle are a RuntimeError
-        reason = getattr(error, "strerror", None) or "its links lead nowhere"
-        raise ConfigError(f"--output {shortened(path)} cannot be written ({reason}); name another file.") from error
 
 
 BENCH_FLAGS: Final[dict[str, FlagOfField]] = flags_of(BenchConfig)

@@ -154,8 +154,7 @@ def _check_places(config: "TrainConfig") -> None:
     for folder in (config.results, *config.results.parents):
         if not _is_folder("results", folder) and folder.exists():
             raise ConfigError(f"--results {config.results} cannot be made, because {folder} is a file.")
-    if config.device is not None and not re.fullmatch(r"cpu|\d+|cuda(:\d+)?", config.device):
-        raise ConfigError(f"--device must be cpu, the number of a GPU or cuda:NUMBER, not {config.device!r}.")
+    check_device(config.device)
 
 
 def _is_folder(name: str, path: Path) -> bool:
@@ -163,6 +162,31 @@ def _is_folder(name: str, path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         raise ConfigError(f"--{name} {shortened(path)} cannot be a folder: {error.strerror}.") from error
+
+
+def check_device(device: str | None) -> None:
+    """Raise `ConfigError` for a device that can have no such name."""
+    if device is not None and not re.fullmatch(r"cpu|\d+|cuda(:\d+)?", device):
+        raise ConfigError(f"--device must be cpu, the number of a GPU or cuda:NUMBER, not {device!r}.")
+
+
+def check_output(name: str, path: Path) -> None:
+    """Raise `ConfigError` unless the file of the flag `name` can be written.
+
+    What is there stays, and nothing new is left behind.
+    """
+    try:
+        target = path.resolve()
+        if target.is_dir() or not target.parent.is_dir():
+            raise ConfigError(f"--{name} {shortened(path)} must be a file in a folder that is there.")
+        if not target.exists():
+            target.open("xb").close()
+            target.unlink()
+        elif target.is_file():
+            target.open("ab").close()
+    except (OSError, RuntimeError) as error:  # links that lead in a circle are a RuntimeError
+        reason = getattr(error, "strerror", None) or "its links lead nowhere"
+        raise ConfigError(f"--{name} {shortened(path)} cannot be written ({reason}); name another file.") from error
 
 
 def _check_installed(config: "TrainConfig") -> None:

@@ -22,3 +22,10 @@ def shortened(text: object) -> str:
     """`text` as a sentence can hold it: the middle of a very long one is left out."""
     whole = str(text)
     return whole if len(whole) <= 200 else f"{whole[:100]}...{whole[-50:]}"
+
+
+def as_sentence(text: str) -> str:
+    """An error's message with a capital letter, unless it begins with a name, and a full stop."""
+    if text.split(" ", 1)[0] in ("it", "its", "step", "the"):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "?")) else f"{text}."

@@ -7,7 +7,9 @@ from typing import Any, Final
 from zotune.config.algorithms import METHOD_FLAGS, methods_of
 from zotune.config.bench import BENCH_FLAGS, BenchConfig
 from zotune.config.errors import ConfigError, shortened
-from zotune.config.flags import Kind
+from zotune.config.flags import FlagOfField
+from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
+from zotune.config.replay import REPLAY_FLAGS, ReplayConfig
 from zotune.config.resume import resumed_config
 from zotune.config.train import FLAGS, TrainConfig
 
@@ -21,7 +23,7 @@ def config_from_text(given: Mapping[str, str | bool]) -> TrainConfig:
     With `resume` among them, the settings of that run.  Raises `ConfigError` for a text that is not of the flag's
     kind, and what `resumed_config` raises.
     """
-    values = {name: _value(name, FLAGS[name].kind, text) for name, text in given.items()}
+    values = {name: _value(name, FLAGS[name], text) for name, text in given.items()}
     return resumed_config(values) if "resume" in values else TrainConfig(**values)
 
 
@@ -30,7 +32,17 @@ def bench_from_text(given: Mapping[str, str | bool]) -> BenchConfig:
 
     Raises `ConfigError` for a text that is not of the flag's kind.
     """
-    return BenchConfig(**{name: _value(name, BENCH_FLAGS[name].kind, text) for name, text in given.items()})
+    return BenchConfig(**{name: _value(name, BENCH_FLAGS[name], text) for name, text in given.items()})
+
+
+def replay_from_text(given: Mapping[str, str | bool]) -> ReplayConfig:
+    """The settings of `zotune replay`, as `bench_from_text`."""
+    return ReplayConfig(**{name: _value(name, REPLAY_FLAGS[name], text) for name, text in given.items()})
+
+
+def inspect_from_text(given: Mapping[str, str | bool]) -> InspectConfig:
+    """The settings of `zotune inspect`, as `bench_from_text`."""
+    return InspectConfig(**{name: _value(name, INSPECT_FLAGS[name], text) for name, text in given.items()})
 
 
 def notices(config: TrainConfig, given: Set[str]) -> list[str]:
@@ -45,12 +57,13 @@ def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     return lines
 
 
-def _value(name: str, kind: Kind, text: str | bool) -> Any:
+def _value(name: str, described: FlagOfField, text: str | bool) -> Any:
     if isinstance(text, bool):
         return text
+    kind = described.kind
     if kind == "path":
         if not text:
-            raise ConfigError(f"--{name} must name a {'file' if name == 'output' else 'folder'}, but is empty.")
+            raise ConfigError(f"--{name} must name a {(described.flag.metavar or 'folder').lower()}, but is empty.")
         try:
             return Path(text).expanduser()
         except RuntimeError:

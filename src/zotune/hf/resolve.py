@@ -31,8 +31,12 @@ _OTHER_KIND = re.compile(r"Unrecognized configuration class <class '(?:[\w.]*\.)
 EMBEDDED = "embedded"
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, *, flag: str = "--model_name") -> str:
     """Folder of a local or the embedded model, or the name of a repository on the hub as it is.
+
+    Args:
+        name: as the user gave it.
+        flag: with which; for the sentences.
 
     Raises:
         ValueError: a path that is not there, is a file, or is a folder without config.json.
@@ -45,15 +49,15 @@ def resolve(name: str) -> str:
         path = Path(name).expanduser()
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:  # a name too long for the file system, or the home folder of nobody
-        raise ValueError(f"--model_name {name[:100]} cannot be a folder or a name on the hub; check it.") from error
+        raise ValueError(f"{flag} {name[:100]} cannot be a folder or a name on the hub; check it.") from error
     if is_file:
-        raise ValueError(f"{name} is a file; give --model_name the folder that holds the model.")
+        raise ValueError(f"{name} is a file; give {flag} the folder that holds the model.")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"{name} is not a model folder: it has no config.json.")
         return str(path)
     if _looks_like_path(name):
-        raise ValueError(f"There is no folder {name}; give --model_name a model folder or a name on the hub.")
+        raise ValueError(f"There is no folder {name}; give {flag} a model folder or a name on the hub.")
     return name
 
 

@@ -62,22 +62,23 @@ def _title(config: dict[str, Any], run_dir: Path) -> str:
 
 
 def _draw_training_loss(axes: Axes, rows: list[Row], colour: str) -> None:
-    _prepare(axes)
+    prepare(axes)
     steps = np.array([row["step"] for row in rows])
     losses = np.array([row["loss"] for row in rows])
     window = min(len(rows), max(5, len(rows) // 20))
     axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.8, label="loss of a step")
     if len(rows) > window:
         label = f"mean of {window} steps"
-        axes.plot(steps[window - 1 :], _running_mean(losses, window), color=colour, linewidth=2, label=label)
+        axes.plot(steps[window - 1 :], running_mean(losses, window), color=colour, linewidth=2, label=label)
 
 
-def _running_mean(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:
+def running_mean(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:
+    """Means of `window` values in a row; as many fewer as fit in no window."""
     return np.asarray(np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=1))
 
 
 def _draw_evaluations(axes: Axes, rows: list[Row], name: str, colour: str) -> None:
-    _prepare(axes)
+    prepare(axes)
     points = [(row["queries"], row[name]) for row in rows if name in row]
     if not points:
         axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", va="center")
@@ -86,7 +87,8 @@ def _draw_evaluations(axes: Axes, rows: list[Row], name: str, colour: str) -> No
     axes.plot(queries, values, color=colour, linewidth=2, marker="o", markersize=4, label="evaluation")
 
 
-def _prepare(axes: Axes) -> None:
+def prepare(axes: Axes) -> None:
+    """Give a plot the grid and the margins of all figures."""
     axes.grid(visible=True, color=GRID_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -32,11 +32,11 @@ def launch(config: TrainConfig, console: Console) -> int:
     finally:
         run.close()
     if run.folder is not None and run.first and code != 2:
-        _write_path(run.folder)
+        write_path(run.folder)
     return code
 
 
-def _write_path(path: Path) -> None:
+def write_path(path: Path) -> None:
     """One line on standard output, byte for byte the path: the name of a folder need not be text."""
     sys.stdout.flush()
     if (raw := getattr(sys.stdout, "buffer", None)) is not None:

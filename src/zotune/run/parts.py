@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, TrainConfig
-from zotune.hf.models import load_classifier, load_tokenizer, prompt_style
+from zotune.hf.models import load_tokenizer, prompt_style
+from zotune.run.base import BaseFacts, base_model
 from zotune.tasks import get_task
 from zotune.tasks.sources import load_rows
 from zotune.tasks.tokens import tokenise
@@ -46,15 +47,10 @@ def load_parts(
         rows = functools.partial(load_rows, task, source=config.source, seed=row_seed)
         train = rows("train", limit=config.samplesize)
         validation = rows("validation", limit=config.samplesize_validation)
-        model = load_classifier(
-            config.model_name,
-            task,
+        model = base_model(
+            BaseFacts.of(config, dtype=dtype, head_seed=head_seed),
             tokenizer=tokenizer,
-            dtype=dtype,
             device=device,
-            seed=head_seed,
-            full_parameter=config.full_parameter,
-            prompted=config.soft_prompt,
             trust_remote_code=config.trust_remote_code,
         )
         prompt = prompt_style(model)

@@ -20,6 +20,7 @@ from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
+from zotune.run.base import about_of
 from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
 from zotune.run.folder import make_run_folder, write_config, write_json
 from zotune.run.keepers import BestModel, save_model
@@ -238,7 +239,8 @@ class TrainingRun:
         assert self.folder is not None
         callbacks: list[TrainerCallback] = []
         if self.config.zeroth_order:
-            callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, self._about()))
+            about = about_of(self.config, parts.model, dtype=self._dtype(), head_seed=self._seed("head"))
+            callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, about))
         callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
             ProgressReporter(self._console),
@@ -249,9 +251,6 @@ class TrainingRun:
             callbacks.append(BestModel(self.folder / "best", parts.tokenizer))
         self.stop.save = self.config.save_ckpt
         return [*callbacks, self.stop]
-
-    def _about(self) -> dict[str, Any]:
-        return {"model_name": self.config.model_name, "task": self.config.task}
 
     def _keep_last(self, parts: Parts) -> None:
         if self.config.save_ckpt and self.first:

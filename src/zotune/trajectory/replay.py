@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch.nn import Parameter
-
 from zotune.kernels.backends import check_backend
 from zotune.sequences import set_rate, tell_all
 from zotune.trajectory.frames import TrajectoryError
@@ -15,6 +13,8 @@ from zotune.trajectory.reader import Event, Step, Trajectory, read
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch.nn import Parameter
 
     from zotune.optimizer import ZerothOrder
 
@@ -58,8 +58,17 @@ def replay(
     return optimizer
 
 
-def build(header: Header, params: Iterable[tuple[str, Parameter]], *, backend: str | None = None) -> ZerothOrder:
+def build(
+    header: Header, params: Iterable[tuple[str, Parameter]], *, backend: str | None = None, begun: bool = False
+) -> ZerothOrder:
     """The optimizer of a trajectory before its first step, on the weights it began with.
+
+    Args:
+        header: of the trajectory.
+        params: see `replay`.
+        backend: see `replay`.
+        begun: the weights are those after some steps, so they are not compared with the first ones; give the
+            optimizer the state that belongs to them, then use `go_on`.
 
     Raises:
         TrajectoryError: see `replay`.
@@ -72,7 +81,7 @@ def build(header: Header, params: Iterable[tuple[str, Parameter]], *, backend: s
             f"the trajectory was recorded by an optimizer {header.method[:40]!r}, which this version does not have: "
             "build it yourself and use zotune.trajectory.go_on"
         )
-    chosen = _chosen(header, dict(params))
+    chosen = _chosen(header, dict(params), begun=begun)
     groups = [
         {**settings, "params": [(p.name, chosen[p.name]) for p in header.parameters if p.group == number]}
         for number, settings in enumerate(header.groups)
@@ -190,8 +199,8 @@ def _named(optimizer: ZerothOrder) -> dict[str, Parameter]:
     return {parameter.name: param for parameter, param in parameters_of(optimizer)}
 
 
-def _chosen(header: Header, params: Mapping[str, Any]) -> dict[str, Parameter]:
-    """The parameters of the header, checked: names, shapes, types, and the digest of all."""
+def _chosen(header: Header, params: Mapping[str, Any], *, begun: bool) -> dict[str, Parameter]:
+    """The parameters of the header, checked: names, shapes, types, and the digest of all unless they have begun."""
     from zotune.checks import digest
 
     for p in header.parameters:
@@ -207,7 +216,7 @@ def _chosen(header: Header, params: Mapping[str, Any]) -> dict[str, Parameter]:
                 f"the model that the run began with ({_what(header)})"
             )
     chosen = {p.name: params[p.name] for p in header.parameters}
-    if digest(chosen[p.name] for p in header.parameters) != header.digest:
+    if not begun and digest(chosen[p.name] for p in header.parameters) != header.digest:
         raise TrajectoryError(
             f"the weights are not those that the run began with ({_what(header)}): give the base model, bit for bit"
         )

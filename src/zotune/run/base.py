@@ -1,0 +1,126 @@
+"""The model before its first step: what a trajectory writes down about it, and how it is built from that again.
+
+`load_parts` builds the model of a run with `base_model`, `about_of` writes what that took, `facts_of` reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Self
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import zotune
+from zotune.config import TrainConfig, shortened
+from zotune.hf.models import load_classifier
+from zotune.tasks import get_task
+from zotune.trajectory import TrajectoryError
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FROZEN: Final = "frozen_digest"
+"""Key of the digest of the parameters that are not trained; None where all are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseFacts:
+    """Of the settings of a run, those that its model depends on before the first step.
+
+    Attributes:
+        model_name: 'embedded', a folder or a name on the hub.
+        task: which gives the labels of the head, or the label words.
+        head_seed: of the weights that the model's files do not hold.
+        dtype: of all weights, a key of `DTYPES`.
+        full_parameter: all parameters are trained.
+        prompted: label words in place of a new head.
+    """
+
+    model_name: str
+    task: str
+    head_seed: int
+    dtype: str
+    full_parameter: bool
+    prompted: bool
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, dtype: torch.dtype, head_seed: int) -> Self:
+        """The facts of a run."""
+        return cls(
+            model_name=config.model_name,
+            task=config.task,
+            head_seed=head_seed,
+            dtype=str(dtype).removeprefix("torch."),
+            full_parameter=config.full_parameter,
+            prompted=config.soft_prompt,
+        )
+
+
+def about_of(config: TrainConfig, model: PreTrainedModel, *, dtype: torch.dtype, head_seed: int) -> dict[str, Any]:
+    """What the header of a run's trajectory says in `about`, for a model that has made no step yet."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {
+        **dataclasses.asdict(BaseFacts.of(config, dtype=dtype, head_seed=head_seed)),
+        "algorithm": config.algorithm,
+        "max_seq_length": config.max_seq_length,
+        "revision": getattr(model.config, "_commit_hash", None),
+        FROZEN: frozen_digest(p for p in model.parameters() if not p.requires_grad),
+        "versions": versions,
+    }
+
+
+def facts_of(about: Mapping[str, Any]) -> BaseFacts | None:
+    """What `about_of` has written; None where somebody else began the file and knows the model better.
+
+    Raises:
+        TrajectoryError: a fact is of a wrong kind.
+    """
+    kinds = {"model_name": str, "task": str, "head_seed": int, "dtype": str, "full_parameter": bool, "prompted": bool}
+    if not kinds.keys() <= about.keys():
+        return None
+    for name, kind in kinds.items():
+        if type(about[name]) is not kind:
+            raise TrajectoryError(f"its header says {name}={shortened(repr(about[name]))}, which no run does")
+    if about["dtype"] not in DTYPES or about["head_seed"] < 0:
+        raise TrajectoryError("its header has a dtype or a seed of the head that no run has")
+    return BaseFacts(**{name: about[name] for name in kinds})
+
+
+def base_model(
+    facts: BaseFacts,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str,
+    trust_remote_code: bool = False,
+    name: str | None = None,
+) -> PreTrainedModel:
+    """The model, in evaluation mode, with `requires_grad` set.
+
+    Args:
+        facts: see `BaseFacts`.
+        tokenizer: of the model.
+        device: where the weights go.
+        trust_remote_code: run code that comes with the model; a file never decides that.
+        name: where the model is now, if not at ``facts.model_name``.
+
+    Raises:
+        ValueError: see `zotune.hf.models.load_classifier`; or there is no such task.
+    """
+    return load_classifier(
+        facts.model_name if name is None else name,
+        get_task(facts.task),
+        tokenizer=tokenizer,
+        dtype=DTYPES[facts.dtype],
+        device=device,
+        seed=facts.head_seed,
+        full_parameter=facts.full_parameter,
+        prompted=facts.prompted,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def frozen_digest(frozen: Iterable[torch.nn.Parameter]) -> int | None:
+    """`zotune.digest` of the parameters that are not trained, None if there are none."""
+    parameters = list(frozen)
+    return zotune.digest(parameters) if parameters else None
