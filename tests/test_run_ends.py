@@ -32,16 +32,18 @@ def _interrupt():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(
-    ("stop", "code"),
-    [(_interrupt, 130), (lambda: os.kill(os.getpid(), signal.SIGTERM), 143)],
-    ids=["Ctrl-C", "SIGTERM"],
-)
-def test_a_stopped_run_keeps_its_rows_and_says_how_to_go_on(stop, code, capsys, monkeypatch):
+@pytest.mark.parametrize("stop", [_interrupt, lambda: os.kill(os.getpid(), signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("algorithm", ["LOREN", "FOSGD"])
+def test_a_stopped_run_keeps_its_rows_and_says_how_to_go_on(algorithm, stop, capsys, monkeypatch):
     stop_after(monkeypatch, 2, stop)
-    run, said = train(capsys, code=code)
+    run, said = train(capsys, "--algorithm", algorithm, code=130)
     assert len(rows_of(run, "train")) == 2
-    assert "--save_ckpt makes them" in said
+    how = (
+        "--save_ckpt makes them"
+        if algorithm == "FOSGD"
+        else f"No step is lost. Go on with: zotune train --resume {run}"
+    )
+    assert how in said
     assert (run / "curves.png").is_file()
     assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
 
@@ -61,10 +63,10 @@ def test_a_resumed_run_has_the_rows_of_one_that_was_never_stopped(algorithm, cap
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
-def test_a_run_without_checkpoints_cannot_be_resumed(capsys):
-    run, _ = train(capsys, "--epochs", "1")
+def test_a_first_order_run_without_checkpoints_cannot_be_resumed(capsys):
+    run, _ = train(capsys, "--epochs", "1", "--algorithm", "FOAdam")
     assert main(["train", "--resume", str(run)]) == 2
-    assert "has no checkpoint to go on from" in capsys.readouterr().err
+    assert "has no step and no checkpoint to go on from" in capsys.readouterr().err
 
 
 def test_a_crash_leaves_its_details_in_a_file(capsys, monkeypatch):

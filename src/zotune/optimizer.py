@@ -246,12 +246,13 @@ class ZerothOrder(Saved):
         # apart from step(), which torch wraps with its hooks once per class: a subclass would run them twice
         if closure is not None:
             self.estimate(closure)
-        if self._recalled is not None:
-            self.tell(self._recalled)
-        elif self._sums:
-            self.tell(self.evaluator.merge(self._sums, self._weight, self.t))
-        else:
+        if self._sums:
+            sums, weight = self._sums, self._weight
+            self._sums, self._weight = [], 0.0  # also if a rank's loss is not finite: the next step begins anew
+            self._recalled = tuple(self.evaluator.merge(sums, weight, self.t))
+        if self._recalled is None:
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
+        self.tell(self._recalled)
         return self.last_loss
 
     def recall(self, losses: Sequence[float]) -> None:

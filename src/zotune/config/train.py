@@ -130,7 +130,7 @@ class TrainConfig:
     save_every: Annotated[float, Flag("results", "checkpoint every so many epochs, with --save_ckpt")] = 1.0
     logging: Annotated[str, Flag("results", "tensorboard: event files as well", choices=("csv", "tensorboard"))] = "csv"
     resume: Annotated[
-        Path | None, Flag("results", "run folder to go on with, from its newest checkpoint", default_text="a new run")
+        Path | None, Flag("results", "run folder to go on with, after its last step", default_text="a new run")
     ] = None
 
     def resolved(self) -> Self:
