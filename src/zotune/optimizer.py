@@ -162,8 +162,8 @@ class ZerothOrder(Saved):
         """Give noise numbers: in the order of the names if all have one, otherwise in the order given."""
         if all(name is not None for name, _ in named):
             named = sorted(named, key=lambda pair: str(pair[0]))
-        for _, param in named:
-            self._numbers[param] = len(self._numbers)
+        first = len(self._numbers)  # all at once: a request to stop half way would leave some without
+        self._numbers = {**self._numbers, **{param: first + i for i, (_, param) in enumerate(named)}}
 
     def _active(self) -> list[Slot]:
         """The slots of all parameters that are not frozen."""

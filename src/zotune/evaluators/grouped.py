@@ -66,7 +66,7 @@ def repeat(batch: Any, groups: int) -> Any:
     if isinstance(batch, Tensor):
         if batch.dim() == 0:
             return batch
-        rows = batch.view_as(batch) if groups == 1 else batch.repeat(groups, *[1] * (batch.dim() - 1))
+        rows = batch.clone() if groups == 1 else batch.repeat(groups, *[1] * (batch.dim() - 1))
         return mark(rows, BATCHED)
     if isinstance(batch, Mapping):
         return {key: repeat(value, groups) for key, value in batch.items()}
