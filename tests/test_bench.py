@@ -110,9 +110,8 @@ def test_a_workload_is_the_same_each_time_and_all_of_its_tokens_are_words():
 
 def test_copies_of_a_batch_have_its_loss():
     work = workload()
-    losses = work.losses(3)
-    assert losses.shape == (3,)
-    assert torch.allclose(losses, work.loss().expand(3), atol=1e-6)
+    assert work.doubled().ids.shape == (2 * len(work.ids), work.ids.shape[1])
+    assert work.doubled().forward() == pytest.approx(work.forward(), abs=1e-6)
 
 
 def test_a_language_model_is_asked_at_the_last_position():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zotune.checks import digest
-    from zotune.evaluators import DataParallel, Grouped, InPlace, NonFiniteLossError, Overlay, Stacked, repeat, split
+    from zotune.evaluators import DataParallel, InPlace, NonFiniteLossError, Overlay, Stacked, Staged
     from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
     from zotune.optimizer import ZerothOrder
 
@@ -19,7 +19,6 @@ __all__ = [
     "LOZO",
     "METHODS",
     "DataParallel",
-    "Grouped",
     "HiZOO",
     "InPlace",
     "MeZO",
@@ -27,25 +26,15 @@ __all__ = [
     "NonFiniteLossError",
     "Overlay",
     "Stacked",
+    "Staged",
     "ZOAdam",
     "ZerothOrder",
     "digest",
-    "repeat",
-    "split",
 ]
 
 _HOMES = {
     "zotune.checks": ("digest",),
-    "zotune.evaluators": (
-        "DataParallel",
-        "Grouped",
-        "InPlace",
-        "NonFiniteLossError",
-        "Overlay",
-        "Stacked",
-        "repeat",
-        "split",
-    ),
+    "zotune.evaluators": ("DataParallel", "InPlace", "NonFiniteLossError", "Overlay", "Stacked", "Staged"),
     "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
     "zotune.optimizer": ("ZerothOrder",),
 }

@@ -11,7 +11,6 @@ from torch import nn
 
 from zotune.bench.workload import Workload
 from zotune.config import ALL, TrainConfig
-from zotune.evaluators import Grouped
 from zotune.evaluators.stacked import TOKENS, Stacked
 from zotune.hf.groups import parameter_groups
 from zotune.methods import MeZOSVRG
@@ -72,8 +71,7 @@ class Variant:
 
     def run(self, optimizer: ZerothOrder, work: Workload) -> None:
         """One step on the workload's batch."""
-        # As the trainer does it: the evaluator is told how large a batch is, and may stack.
-        optimizer.estimate(Grouped(work.losses, None if self.stacked else work.ids.numel()))
+        optimizer.estimate(work.loss)
         optimizer.step()
 
     def optimizer(self, model: nn.Module, *, noise: str | None = None, rate: float = RATE) -> ZerothOrder:
@@ -86,9 +84,12 @@ class Variant:
         kind, arguments = optimizer_plan(config.resolved(), steps_per_epoch=100, seed=0)
         optimizer = kind(parameter_groups(model, weight_decay=0.0), **arguments)
         assert isinstance(optimizer, ZerothOrder)
+        if self.stacked:
+            optimizer.evaluator = Stacked(tokens=_ANY_SIZE)
         return optimizer
 
 
+_ANY_SIZE: Final = 2**40  # rows
 _SMALLEST: Final = 4096  # parameters below keep their state in float32
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from zotune.evaluators import repeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +34,14 @@ class Workload:
 
     def loss(self) -> Tensor:
         """Mean cross entropy of the batch, float32; of a language model at the last position."""
-        return self.losses(1)[0]
-
-    def losses(self, groups: int) -> Tensor:
-        """The same for ``groups`` copies of the batch in one forward pass, copy by copy, shape (groups,)."""
-        ids, labels = repeat(self.ids, groups), repeat(self.labels, groups)
-        logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        logits = self.model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids)).logits
         if logits.dim() == 3:
             logits = logits[:, -1]
-        each = functional.cross_entropy(logits.float(), labels, reduction="none")
-        return each.view(groups, -1).mean(dim=1)
+        return functional.cross_entropy(logits.float(), self.labels)
+
+    def doubled(self) -> Workload:
+        """The batch twice."""
+        return Workload(model=self.model, ids=self.ids.repeat(2, 1), labels=self.labels.repeat(2))
 
     def shortened(self) -> Workload:
         """Two tokens of the batch, the last ones, for what has to happen once."""
@@ -86,7 +82,8 @@ class _OneLayer(nn.Module):
         self.register_buffer("x", torch.ones(1, layer.in_features, device=layer.weight.device).to(layer.weight.dtype))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:  # noqa: ARG002
-        return SimpleNamespace(logits=self.layer(repeat(self.x, len(input_ids))))
+        x = cast(Tensor, self.x)
+        return SimpleNamespace(logits=self.layer(x.expand(len(input_ids), -1)))
 
 
 def one_layer(outputs: int, inputs: int, device: torch.device, dtype: torch.dtype) -> Workload:

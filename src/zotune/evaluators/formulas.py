@@ -1,7 +1,7 @@
 """Torch functions that are given perturbed parameters and take one pass over the rows of all groups.
 
 Each function has the arguments of the torch function that it replaces, after the stack, and gives NotImplemented where
-the formula does not hold: then the torch function runs group by group.
+the formula does not hold: then the torch function runs as any other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zotune.evaluators.groups import Groups
+
 if TYPE_CHECKING:
     from zotune.evaluators.stack import Stack
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def add_low_rank(y: Tensor, columns: Tensor, right: Tensor, bias: Tensor | None = None) -> None:
     """y += columns right + bias, group by group.
 
-    Shapes: y (groups * rows, ..., m), columns (groups, rows, k), right (groups or 1, k, m), bias (groups, m).
+    Shapes: y of groups * rows * m elements, columns (groups, rows, k), right (groups or 1, k, m), bias (groups, m).
     """
     groups = columns.shape[0]
     y3 = y.view(groups, -1, y.shape[-1])
@@ -42,11 +44,11 @@ def _untracked(stack: Stack, bias: Tensor | None) -> Tensor | None:
 
 def _linear(stack: Stack, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """x W^T + bias."""
-    if not stack.usable(input, weight, bias) or input.dim() < 2:
+    if not stack.usable(input, weight, bias):
         return NotImplemented
-    y = functional.linear(input, weight, _untracked(stack, bias))
+    fixed = _untracked(stack, bias)
     rows, cols = stack.rows_cols(weight, input.dtype) or (None, None)
-    return stack.product(y, input, cols, rows, bias)
+    return stack.product(lambda x: functional.linear(x, weight, fixed), input, cols, rows, bias)
 
 
 def _addmm(
@@ -56,9 +58,14 @@ def _addmm(
     if out or beta != 1 or alpha != 1 or input.dim() != 1 or not stack.usable(mat1, mat2, input):
         return NotImplemented
     fixed = _untracked(stack, input)
-    y = mat1 @ mat2 if fixed is None else torch.addmm(fixed, mat1, mat2)
+
+    def multiply(x: Tensor) -> Tensor:
+        if fixed is None:
+            return x @ mat2
+        return torch.addmm(fixed, x.reshape(-1, x.shape[-1]), mat2).view(*x.shape[:-1], -1)
+
     rows, cols = stack.rows_cols(mat2, mat1.dtype) or (None, None)
-    return stack.product(y, mat1, rows, cols, input)
+    return stack.product(multiply, mat1, rows, cols, input)
 
 
 def _embedding(
@@ -74,16 +81,23 @@ def _embedding(
     """Rows of W."""
     if max_norm is not None or not stack.usable(input, weight, None) or input.numel() == 0:
         return NotImplemented
-    y = functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     rows, cols = stack.rows_cols(weight, weight.dtype) or (None, None)
     if rows is None or cols is None:
         return NotImplemented
-    groups, own = stack.groups, rows.transpose(1, 2)  # (groups or 1, entries, r)
-    ids = input.reshape(groups, -1)
-    if own.shape[0] == groups > 1:
-        ids = ids + torch.arange(groups, device=ids.device)[:, None] * own.shape[1]
-    add_low_rank(y, functional.embedding(ids, own.reshape(-1, own.shape[2])), cols)
-    return y
+    stack.check_rows(input.numel())
+    groups = stack.groups
+    batched = groups.is_batched(input)
+    ids = groups.whole(input) if batched else input
+    y = functional.embedding(ids, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    if not batched and groups.level is not None:
+        y = y.expand(groups.count, *y.shape).contiguous()
+    own = rows.transpose(1, 2)  # (groups or 1, entries, r)
+    ids = ids.reshape(groups.count if batched else 1, -1)
+    if own.shape[0] == groups.count > 1:
+        ids = ids + torch.arange(groups.count, device=ids.device)[:, None] * own.shape[1]
+    columns = functional.embedding(ids, own.reshape(-1, own.shape[2]))
+    add_low_rank(y, columns.expand(groups.count, -1, -1).contiguous(), cols)
+    return stack.result(y)
 
 
 def _layer_norm(
@@ -95,27 +109,48 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Any:
     """Gains and biases in one pass over all groups; half precision would be rounded twice and goes group by group."""
-    if weight is None or bias is None or stack.groups == 1 or input.dtype not in (torch.float32, torch.float64):
+    groups = stack.groups
+    if weight is None or bias is None or groups.level is None or input.dtype not in (torch.float32, torch.float64):
         return NotImplemented
     gain, shift = stack.slot(weight), stack.slot(bias)
-    if gain is None or shift is None or weight.dim() != 1 or not stack.has_rows(input):
+    if gain is None or shift is None or weight.dim() != 1 or not groups.is_batched(input):
         return NotImplemented
-    y = functional.layer_norm(input, normalized_shape, None, None, eps)
-    y3 = y.view(stack.groups, -1, y.shape[-1])
+    y = functional.layer_norm(groups.whole(input), normalized_shape, None, None, eps)
+    y3 = y.view(groups.count, -1, y.shape[-1])
     torch.addcmul(stack.vectors(shift).unsqueeze(1), y3, stack.vectors(gain).unsqueeze(1), out=y3)
-    return y
+    return groups.batched(y)
 
 
-def _times(stack: Stack, input: Tensor, other: Any) -> Any:
-    """Gain times rows (the norm of Llama and its kin)."""
-    gain, x = (input, other) if stack.slot(input) is not None else (other, input)
-    slot = stack.slot(gain)
-    if slot is None or stack.groups == 1 or not isinstance(x, Tensor) or not stack.has_rows(x):
+def attention(
+    groups: Groups,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Any:
+    """``scaled_dot_product_attention`` over the rows of all groups, which torch has no batching rule for on the CPU."""
+    tensors = [query, key, value]
+    if dropout_p or any(x.dim() != 4 or x.shape[0] != query.shape[0] for x in tensors):
         return NotImplemented
-    if gain.dim() != 1 or x.dim() < 2 or gain.shape[0] != x.shape[-1]:
+    if not any(map(groups.is_batched, tensors)):
         return NotImplemented
-    y: Tensor = x.reshape(stack.groups, -1, x.shape[-1]) * stack.vectors(slot).unsqueeze(1)
-    return y.view(x.shape)
+    if attn_mask is not None:
+        if groups.is_batched(attn_mask) and attn_mask.dim() != 4:
+            return NotImplemented
+        if attn_mask.dim() == 4 and (groups.is_batched(attn_mask) or attn_mask.shape[0] != 1):
+            attn_mask = _rows_of_all(groups, attn_mask.expand(len(query), -1, -1, -1))
+    q, k, v = (_rows_of_all(groups, x) for x in tensors)
+    y = functional.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, **options)
+    return groups.batched(torch.unflatten(y, 0, (groups.count, -1)))
+
+
+def _rows_of_all(groups: Groups, x: Tensor) -> Tensor:
+    """(groups * rows, ...) from a plain or batched tensor (rows, ...)."""
+    whole = groups.whole(x) if groups.is_batched(x) else x.expand(groups.count, *x.shape)
+    return whole.flatten(0, 1)
 
 
 FORMULAS: dict[Any, Callable[..., Any]] = {
@@ -123,5 +158,9 @@ FORMULAS: dict[Any, Callable[..., Any]] = {
     torch.addmm: _addmm,
     functional.embedding: _embedding,
     functional.layer_norm: _layer_norm,
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
 }
+
+NORMS = frozenset(
+    getattr(functional, name) for name in ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
+)
+"""Functions whose results torch's batching rules round once more."""

@@ -1,6 +1,6 @@
 """Classification loss reduced in float32, and its exact mean over an evaluation set."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import EvalPrediction
-
-import zotune
 
 Metrics = Callable[[EvalPrediction], dict[str, float]]
 
@@ -55,37 +53,6 @@ def wide_loss(loss: Any) -> torch.Tensor:
             "compute_loss_func that works on logits.float()."
         )
     return loss
-
-
-def group_losses(
-    model: nn.Module, inputs: Mapping[str, Any], groups: int, loss: Callable[..., torch.Tensor]
-) -> list[torch.Tensor]:
-    """The loss of each group of a batch that is repeated for several probes, from one forward.
-
-    Args:
-        model: called with all inputs but ``labels``.
-        inputs: the batch, with ``labels``.
-        groups: how often it is repeated.
-        loss: ``(outputs, labels) -> scalar``.
-
-    Returns:
-        Scalars, float32 or float64.
-
-    Raises:
-        ValueError: the loss was reduced in half precision.
-    """
-    given = {name: value for name, value in inputs.items() if name != "labels"}
-    outputs = model(**zotune.repeat(given, groups))
-    parts = zotune.split(outputs, groups)
-    return [wide_loss(loss(type(outputs)(**part), inputs["labels"])) for part in parts]
-
-
-def tokens_of(inputs: Mapping[str, Any]) -> int:
-    """Elements of the largest tensor of whole numbers: the token ids, padding included."""
-    whole = [
-        value.numel() for value in inputs.values() if isinstance(value, torch.Tensor) and not value.is_floating_point()
-    ]
-    return max(whole, default=0)
 
 
 def has_class_logits(model: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from zotune import DataParallel, Grouped, NonFiniteLossError, ZerothOrder
+from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
@@ -18,9 +18,7 @@ from .lifecycle import Lifecycle
 from .loss import (
     Metrics,
     class_cross_entropy,
-    group_losses,
     has_class_logits,
-    tokens_of,
     wide_loss,
     with_exact_loss,
 )
@@ -290,17 +288,17 @@ class ZOTrainer(Lifecycle):
         def alone() -> torch.Tensor:
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
-        def together(groups: int) -> torch.Tensor | list[torch.Tensor]:
-            assert self.compute_loss_func is not None
-            return alone() if groups == 1 else group_losses(model, inputs, groups, self.compute_loss_func)
+        return optimizer.estimate(self._staged(model, inputs) or alone, weight=rows)
 
-        closure = Grouped(together, tokens_of(inputs)) if self._groupable(inputs) else alone
-        return optimizer.estimate(closure, weight=rows)
-
-    def _groupable(self, inputs: Batch) -> bool:
-        """Whether the loss is a function of outputs and labels, so that several probes can share a forward."""
+    def _staged(self, model: nn.Module, inputs: Batch) -> Staged | None:
+        """Where the loss is a function of outputs and labels: the model's forward, which queries may share, apart from
+        the loss, which then may be any function."""
+        loss = self.compute_loss_func
         own_loss = type(self).compute_loss is not Trainer.compute_loss or self.label_smoother is not None
-        return self.compute_loss_func is not None and not own_loss and "labels" in inputs
+        if loss is None or own_loss or "labels" not in inputs:
+            return None
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        return Staged(lambda: model(**given), lambda outputs: wide_loss(loss(outputs, inputs["labels"])))
 
     def _estimate_on_all(self, optimizer: ZerothOrder, model: nn.Module) -> float:
         """Accumulate the estimate on this rank's share of the training sample; returns the share's mean loss."""
