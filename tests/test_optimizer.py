@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
+import zotune
 from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, NonFiniteLossError, ZOAdam, digest
 from zotune.noise import Key, rademacher
 from zotune.optimizer import ZerothOrder
@@ -479,6 +481,49 @@ def test_step_without_losses() -> None:
     optimizer.step(lambda: 1.0)
     with pytest.raises(RuntimeError, match="no losses"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("change", ["freeze", "unfreeze", "add"])
+def test_parameters_may_not_change_between_the_estimate_and_the_step(change: str) -> None:
+    """They would move along noise that no loss has seen."""
+    model, late = model_of(), torch.nn.Parameter(torch.ones(2))
+    if change == "unfreeze":
+        model[0].bias.requires_grad_(False)
+    optimizer = build("MeZO", model)
+    optimizer.estimate(loss_at(model))
+    before = digest(model.parameters())
+    if change == "add":
+        optimizer.add_param_group({"params": [("late", late)]})
+    else:
+        model[0].bias.requires_grad_(change == "unfreeze")
+    match = "late: frozen, unfrozen or added" if change == "add" else r"0\.bias: frozen, unfrozen or added"
+    with pytest.raises(ValueError, match=match):
+        optimizer.step()
+    with pytest.raises(ValueError, match=match):
+        optimizer.estimate(loss_at(model))
+    assert (optimizer.t, digest(model.parameters())) == (0, before)
+    late.requires_grad_(False)
+    if change != "add":
+        model[0].bias.requires_grad_(change == "freeze")
+    optimizer.step()  # of the losses that were there
+    late.requires_grad_(True)
+    optimizer.step(loss_at(model))
+    assert optimizer.t == 2
+
+
+@pytest.mark.parametrize("evaluator", ["overlay", zotune.Overlay, zotune.Stacked, 1])
+def test_an_evaluator_that_is_none_is_named_at_once(evaluator: Any) -> None:
+    with pytest.raises(TypeError, match=r"such as zotune\.Overlay\(\)"):
+        zotune.MeZO(model_of().parameters(), lr=0.1, evaluator=evaluator)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pickled_optimizer_goes_on(method: str) -> None:
+    model = model_of()
+    optimizer = build(method, model)
+    run(optimizer, model, 2)
+    twin_model, twin = pickle.loads(pickle.dumps((model, optimizer)))
+    assert run(twin, twin_model, 3, begin=2) == run(optimizer, model, 3, begin=2)
 
 
 def test_weights_of_batches() -> None:

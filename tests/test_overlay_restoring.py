@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import signal
 from typing import Any
 
 import pytest
@@ -128,6 +130,67 @@ def test_interrupt_while_restoring(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(lambda: sum(p.sum() for p in model))
     assert digest(model.parameters()) == before
+
+
+class DeadlineError(Exception):
+    """What the handler of a timer raises."""
+
+
+@pytest.mark.parametrize("error", [DeadlineError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("call", range(1, 7))
+def test_any_exception_while_restoring_waits(
+    monkeypatch: pytest.MonkeyPatch, call: int, error: type[BaseException]
+) -> None:
+    """Raised at any copy of a query in place, before or while the weights are put back; the optimizer goes on."""
+    model = seeded(lambda: nn.ParameterList([nn.Parameter(numbers(4, 4)), nn.Parameter(numbers(4))]))
+    before, optimizer = digest(model.parameters()), overlaid(model, evaluator=InPlace())
+    real, calls = torch.Tensor.copy_, {"n": 0}
+
+    def interrupted(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        calls["n"] += 1
+        if calls["n"] == call:
+            raise error
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(error):
+        optimizer.step(lambda: sum(p.sum() for p in model))
+    monkeypatch.undo()
+    assert digest(model.parameters()) == before
+    assert not nn.modules.module._global_forward_pre_hooks
+    optimizer.step(lambda: sum(p.sum() for p in model))
+    assert optimizer.t == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
+def test_deadlines_at_any_moment_leave_the_weights_whole() -> None:
+    """A timer whose handler raises, at many moments of a step: the step is made or not made."""
+    model = seeded(lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)))
+    twin = copy.deepcopy(model)
+    optimizer, other = MeZO(model.named_parameters(), lr=0.1), MeZO(twin.named_parameters(), lr=0.1)
+    x = numbers(4, 8)
+
+    def expire(*_: Any) -> None:
+        raise DeadlineError
+
+    before = signal.signal(signal.SIGALRM, expire)
+    try:
+        for moment in range(60):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 2e-5 + moment * 5e-5)
+                optimizer.step(lambda: model(x).square().mean())
+            except DeadlineError:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            while other.t < optimizer.t:
+                other.step(lambda: twin(x).square().mean())
+            optimizer._sums, optimizer._weight = [], 0.0
+            assert digest(model.parameters()) == digest(twin.parameters())
+            assert not nn.modules.module._global_forward_pre_hooks
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    optimizer.step(lambda: model(x).square().mean())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

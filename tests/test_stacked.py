@@ -366,6 +366,37 @@ def test_a_closure_may_draw_from_a_generator_of_its_own() -> None:
     assert_same(model, loss)
 
 
+def test_gradients_inside_the_closure_are_those_of_each_query(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 1)).double(), draw(1, 4, 6)
+
+    def of_the_batch() -> Tensor:
+        with torch.enable_grad():
+            inputs = x.clone().requires_grad_(True)
+            loss = model(inputs).square().mean()
+            (gradient,) = torch.autograd.grad(loss, inputs, create_graph=True)
+            return (loss + gradient.square().sum()).detach()
+
+    def of_a_weight() -> Tensor:
+        with torch.enable_grad():
+            loss = model(x).square().mean()
+            (gradient,) = torch.autograd.grad(loss, model[0].weight)
+            return (loss + gradient.square().sum()).detach()
+
+    def backward() -> Tensor:
+        with torch.enable_grad():
+            loss = model(x).square().mean()
+            loss.backward()
+            gradient = model[0].weight.grad.square().sum()
+            model.zero_grad()
+            return (loss + gradient).detach()
+
+    def transformed() -> Tensor:
+        return torch.func.grad(lambda inputs: model(inputs).square().mean())(x).square().sum() + model(x).mean()
+
+    for loss in (of_the_batch, of_a_weight, backward, transformed):
+        assert aside(model, loss, caplog)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch would rather have its compiler used
 def test_scripted_code_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 1)).double(), draw(1, 4, 6)

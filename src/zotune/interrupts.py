@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait while weights are being written."""
+"""Ctrl-C, SIGTERM and timers wait while weights are being written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NAMES = ("SIGINT", "SIGTERM", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+"""Those whose handlers raise exceptions in programs: requests to stop, and deadlines."""
 
 
 @contextmanager
 def delayed() -> Iterator[None]:
-    """Requests to stop that arrive in the block are answered at its end, by the handlers that were there.
+    """Signals that arrive in the block are answered at its end, by the handlers that were there.
 
     An update that breaks off half way would leave weights of two steps.  Outside the main thread no handler of Python
     runs, and nothing is to be done.

@@ -107,6 +107,8 @@ class ZerothOrder(Saved):
                 raise ValueError(f"noise={perturbation.noise!r}: choose one of {', '.join(NOISES)}")
         if clip is not None:
             check_number("clip", clip, above=0.0)
+        if evaluator is not None and not isinstance(evaluator, Evaluator):
+            raise TypeError(f"evaluator={evaluator!r}: give an instance of an evaluator, such as zotune.Overlay()")
         self.estimator, self.rule, self.seed, self.backend, self.clip = estimator, rule, seed, backend, clip
         self._matrix, self._vector = matrix, vector or Dense(matrix.noise)
         self.evaluator: Evaluator = evaluator or Overlay()
@@ -116,6 +118,7 @@ class ZerothOrder(Saved):
         self.last_losses: tuple[float, ...] = ()
         self._sums: list[float] = []
         self._weight = 0.0
+        self._evaluated: list[Slot] = []  # the slots that the sums are of
         self._recalled: tuple[float, ...] | None = None
         self._slots: dict[torch.nn.Parameter, Slot] = {}
         self._numbers: dict[torch.nn.Parameter, int] = {}
@@ -220,11 +223,13 @@ class ZerothOrder(Saved):
         """
         check_number("weight", weight, at_least=0.0)
         slots = self._active()
+        if self._sums:
+            self._check_same(slots)
         self._refresh(slots)
         plan = self.plan()
         losses = self.evaluator.evaluate(slots, plan, _Probes(self), closure, self.t)
         if not self._sums:
-            self._sums = [0.0] * len(plan)
+            self._sums, self._evaluated = [0.0] * len(plan), slots
         if weight > 0.0:  # the mean over no example is NaN, and must not count
             self._sums = [s + weight * loss for s, loss in zip(self._sums, losses, strict=True)]
         self._weight += weight
@@ -247,6 +252,7 @@ class ZerothOrder(Saved):
         if closure is not None:
             self.estimate(closure)
         if self._sums:
+            self._check_same(self._active())
             sums, weight = self._sums, self._weight
             self._sums, self._weight = [], 0.0  # also if a rank's loss is not finite: the next step begins anew
             self._recalled = tuple(self.evaluator.merge(sums, weight, self.t))
@@ -254,6 +260,17 @@ class ZerothOrder(Saved):
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
         self.tell(self._recalled)
         return self.last_loss
+
+    def _check_same(self, slots: Sequence[Slot]) -> None:
+        """Raise ValueError unless the parameters are those that the accumulated losses are of."""
+        before, now = ({id(slot.param): slot.name for slot in own} for own in (self._evaluated, slots))
+        changed = [(before | now)[number] for number in before.keys() ^ now.keys()]
+        if changed:
+            raise ValueError(
+                f"{', '.join(sorted(changed))}: frozen, unfrozen or added between the first estimate() of a step and "
+                "its step(), which would move it along noise that no loss has seen: do so before the estimate or after "
+                "the step"
+            )
 
     def recall(self, losses: Sequence[float]) -> None:
         """Let the coming ``step()`` make an update from these losses of the plan, as `tell`: for loops that call

@@ -27,7 +27,9 @@ def add_low_rank(y: Tensor, columns: Tensor, right: Tensor, bias: Tensor | None 
     groups = columns.shape[0]
     y3 = y.view(groups, -1, y.shape[-1])
     right = right.expand(groups, -1, -1)
-    if y.device.type == "cpu" and y.dtype in (torch.float32, torch.float64) and columns.dtype == right.dtype == y.dtype:
+    tracked = y.requires_grad or columns.requires_grad  # of a closure with gradients inside
+    alike = y.dtype in (torch.float32, torch.float64) and columns.dtype == right.dtype == y.dtype
+    if y.device.type == "cpu" and alike and not tracked:
         from zotune.kernels.cpu_forward import add_products  # compiled on first use
 
         add_products(y3, columns, right, None if bias is None else bias.to(y.dtype))

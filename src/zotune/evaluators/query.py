@@ -19,6 +19,7 @@ from zotune.evaluators.intercept import StandIn, stand_in
 from zotune.evaluators.layout import Layout, Mode, Place
 from zotune.evaluators.scratch import Scratch
 from zotune.evaluators.watch import Regions, Watch, address_of, at
+from zotune.interrupts import delayed
 from zotune.perturbations import Part, Slot
 
 
@@ -32,6 +33,8 @@ class _Frame:
     buffers: list[Tensor] = field(default_factory=list)
     stood_in: list[tuple[str, StandIn, Reader]] = field(default_factory=list)
 
+
+_ATTEMPTS = 8
 
 _under_way: set[int] = set()  # parameters of the queries that run at present
 
@@ -85,15 +88,16 @@ class Query:
             )
         handles: list[Any] = []
         try:
+            with delayed():  # a hook that is registered and not noted down would stay
+                if self._hooked:
+                    handles.append(register_module_forward_pre_hook(self._enter))
+                    handles.append(register_module_forward_hook(self._leave, always_call=True))
             _under_way.update(self._places)
             for number, mode in self._modes.items():
                 if mode is Mode.HELD:
                     self._hold(self._places[number].slot)
                 elif mode is Mode.WRITTEN:
                     self._overwrite(self._places[number].slot)
-            if self._hooked:
-                handles.append(register_module_forward_pre_hook(self._enter))
-                handles.append(register_module_forward_hook(self._leave, always_call=True))
             if watch:
                 self._regions = Regions(self._unwritten())
                 with Watch(self._answer):
@@ -101,17 +105,22 @@ class Query:
             else:
                 value = closure()
         finally:
-            interrupt: KeyboardInterrupt | None = None
-            while True:
-                try:
-                    self._restore(handles)
-                    break
-                except KeyboardInterrupt as error:  # Ctrl-C now must not leave perturbed weights behind: it waits
-                    interrupt = error
-            _under_way.difference_update(self._places)
-            if interrupt is not None:
-                raise interrupt
+            self._end(handles)
         return value
+
+    def _end(self, handles: Sequence[Any]) -> None:
+        """Put all weights back.  What interrupts it waits until it is done."""
+        interruption: BaseException | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                with delayed():
+                    self._restore(handles)
+                    _under_way.difference_update(self._places)
+                break
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
     def _restore(self, handles: Sequence[Any]) -> None:
         """Put all weights back; may be called again after an interruption."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -25,6 +26,8 @@ from zotune.perturbations import Slot
 
 _KEPT = 0.02
 """Share of a matrix's memory that the factors of its perturbation may take."""
+
+_GRADIENTS = frozenset((torch.autograd.grad, torch.autograd.backward, Tensor.backward))
 
 _NOT_BATCHED = (RuntimeError, ValueError, TypeError, IndexError)
 """What torch raises for functions that it has no batching rule for."""
@@ -81,6 +84,8 @@ class Stack(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in METADATA:
             return self._metadata(func, args, kwargs)
+        if self.groups.level is not None and func in _GRADIENTS:
+            raise UnsupportedError("the closure computes gradients, which would be sums over queries")
         self.path.add((self._last, func))
         self._last = func
         if self._is_varied(args) or (kwargs and self._is_varied(kwargs.values())):
@@ -134,6 +139,8 @@ class Stack(TorchFunctionMode):
 
     def _varied(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A function of perturbed parameters or various tensors."""
+        if self.groups.level is not None and _functorch.maybe_current_level() != self.groups.level:
+            raise UnsupportedError("weights are read inside a transformation of torch.func")
         target = written(func, args, kwargs)
         if target is not None and id(target) in self._slots:
             raise UnsupportedError(f"{name_of(func)} writes to the weights of {self._slots[id(target)].name}")

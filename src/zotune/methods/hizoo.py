@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,10 +37,19 @@ from zotune.optimizer import ParamsT, ZerothOrder
 from zotune.perturbations import Part, Perturbation, Slot, Terms, address
 from zotune.rules import SGD
 
+
+def _constant(value: float, step: int) -> float:  # noqa: ARG001
+    return value
+
+
+def _decay(step: int) -> float:
+    return 1e-6 if step < 9800 else 1e-8
+
+
 SMOOTHINGS: dict[str, Callable[[int], float]] = {
-    "constant0": lambda step: 0.0,  # noqa: ARG005
-    **{f"constant1e-{n}": (lambda step, n=n: 10.0**-n) for n in range(2, 13)},  # type: ignore[misc]  # noqa: ARG005
-    "constant_decay1": lambda step: 1e-6 if step < 9800 else 1e-8,
+    "constant0": partial(_constant, 0.0),
+    **{f"constant1e-{n}": partial(_constant, 10.0**-n) for n in range(2, 13)},
+    "constant_decay1": _decay,
 }
 """alpha as a function of the step, by name: the constants and the two-stage schedule of the released code."""
 
