@@ -511,6 +511,16 @@ def test_parameters_may_not_change_between_the_estimate_and_the_step(change: str
     assert optimizer.t == 2
 
 
+def test_a_state_saved_between_the_estimate_and_the_step_goes_on() -> None:
+    model, twin = model_of(), model_of()
+    optimizer, other = build("MeZO", model), build("MeZO", twin)
+    optimizer.estimate(loss_at(model))
+    other.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    other.step()
+    assert digest(model.parameters()) == digest(twin.parameters())
+
+
 @pytest.mark.parametrize("evaluator", ["overlay", zotune.Overlay, zotune.Stacked, 1])
 def test_an_evaluator_that_is_none_is_named_at_once(evaluator: Any) -> None:
     with pytest.raises(TypeError, match=r"such as zotune\.Overlay\(\)"):

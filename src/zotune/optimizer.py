@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections import OrderedDict
@@ -14,22 +13,20 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from zotune import kernels
-from zotune.checks import check_memory, check_number, check_parameter
+from zotune.checks import check_number
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
 from zotune.interrupts import delayed
 from zotune.noise import NOISES, Key
 from zotune.perturbations import Dense, Part, Perturbation, Slot
 from zotune.rules import Rule
-from zotune.saving import Saved
+from zotune.slotted import Slotted
 
 ParamsT: TypeAlias = Iterable[Any]
 """Parameters, (name, parameter) pairs, or group dictionaries."""
 
 TellHook: TypeAlias = Callable[["ZerothOrder", Sequence[float]], None]
 """Called as hook(optimizer, losses) before an update."""
-
-_TORCH_GROUP_KEYS = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 
 
 class _Probes:
@@ -45,7 +42,7 @@ class _Probes:
         return slot.perturbation.low_rank(slot, [self._optimizer._probe_terms(slot, probe) for probe in probes])
 
 
-class ZerothOrder(Saved):
+class ZerothOrder(Slotted):
     """An optimizer that needs losses only.
 
     One step is ``refresh``, evaluate the plan, ``tell(losses)``.  ``step(closure)`` does all of it;
@@ -118,86 +115,12 @@ class ZerothOrder(Saved):
         self.last_losses: tuple[float, ...] = ()
         self._sums: list[float] = []
         self._weight = 0.0
-        self._evaluated: list[Slot] = []  # the slots that the sums are of
+        self._evaluated: list[Slot] | None = None
         self._recalled: tuple[float, ...] | None = None
         self._slots: dict[torch.nn.Parameter, Slot] = {}
         self._numbers: dict[torch.nn.Parameter, int] = {}
         self._listeners: OrderedDict[int, TellHook] = OrderedDict()
         super().__init__(params, {**defaults, "input_dim": -1})
-
-    # -------------------------------------------------------------------------------- parameters
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """See `torch.optim.Optimizer.add_param_group`; also checks every value.
-
-        Raises:
-            ValueError: if a key or a value is wrong, or a parameter cannot be perturbed.
-        """
-        known = self.defaults.keys() | _TORCH_GROUP_KEYS
-        for key in param_group:
-            if key not in known:
-                close = difflib.get_close_matches(key, self.defaults, 1)
-                hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(sorted(self.defaults))}"
-                raise ValueError(f"unknown hyperparameter {key!r} in a param group: {hint}")
-        self._check_group({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for param in group["params"]:
-            check_parameter(param)
-        check_memory(param for own in self.param_groups for param in own["params"])
-        if self._numbers:  # a group added later: its numbers follow the others, whose noise stays
-            self._number(self._named(group))
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError if a hyperparameter is out of range."""
-        check_number("lr", group["lr"], at_least=0.0)
-        check_number("eps", group["eps"], above=0.0)
-        check_number("weight_decay", group["weight_decay"], at_least=0.0)
-        if group["input_dim"] not in (-1, 0):
-            raise ValueError(f"input_dim={group['input_dim']!r}: choose -1 (as in torch.nn.Linear) or 0 (as in Conv1D)")
-
-    @staticmethod
-    def _named(group: dict[str, Any]) -> list[tuple[str | None, torch.nn.Parameter]]:
-        names: Sequence[str | None] = group.get("param_names") or [None] * len(group["params"])
-        return list(zip(names, group["params"], strict=True))
-
-    def _number(self, named: Sequence[tuple[str | None, torch.nn.Parameter]]) -> None:
-        """Give noise numbers: in the order of the names if all have one, otherwise in the order given."""
-        if all(name is not None for name, _ in named):
-            named = sorted(named, key=lambda pair: str(pair[0]))
-        first = len(self._numbers)  # all at once: a request to stop half way would leave some without
-        self._numbers = {**self._numbers, **{param: first + i for i, (_, param) in enumerate(named)}}
-
-    def _active(self) -> list[Slot]:
-        """The slots of all parameters that are not frozen."""
-        if not self._numbers:
-            self._number([pair for group in self.param_groups for pair in self._named(group)])
-        slots = []
-        for group in self.param_groups:
-            for name, param in self._named(group):
-                if not param.requires_grad:
-                    continue
-                slot = self._slots.get(param)
-                if slot is None:
-                    slot = self._slots[param] = self._make_slot(name, param, group)
-                slot.group, slot.state = group, self.state[param]
-                slots.append(slot)
-        if not slots:
-            raise ValueError("no parameter is trainable: set requires_grad=True on those to be trained")
-        return slots
-
-    def _make_slot(self, name: str | None, param: torch.nn.Parameter, group: dict[str, Any]) -> Slot:
-        number = self._numbers[param]
-        slot = Slot(
-            param=param,
-            name=name or f"parameter {number}",
-            group=group,
-            key=Key(self.seed, parameter=number),
-            state=self.state[param],
-            backend=self.backend,
-        )
-        slot.perturbation = self._matrix if param.dim() >= 2 else self._vector
-        return slot
 
     # -------------------------------------------------------------------------------- one iteration
 
@@ -260,17 +183,6 @@ class ZerothOrder(Saved):
             raise RuntimeError("step() has no losses to update from: call estimate(closure) first, or step(closure)")
         self.tell(self._recalled)
         return self.last_loss
-
-    def _check_same(self, slots: Sequence[Slot]) -> None:
-        """Raise ValueError unless the parameters are those that the accumulated losses are of."""
-        before, now = ({id(slot.param): slot.name for slot in own} for own in (self._evaluated, slots))
-        changed = [(before | now)[number] for number in before.keys() ^ now.keys()]
-        if changed:
-            raise ValueError(
-                f"{', '.join(sorted(changed))}: frozen, unfrozen or added between the first estimate() of a step and "
-                "its step(), which would move it along noise that no loss has seen: do so before the estimate or after "
-                "the step"
-            )
 
     def recall(self, losses: Sequence[float]) -> None:
         """Let the coming ``step()`` make an update from these losses of the plan, as `tell`: for loops that call

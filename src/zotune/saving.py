@@ -46,6 +46,7 @@ class Saved(torch.optim.Optimizer):
     _matrix: Perturbation
     _sums: list[float]
     _weight: float
+    _evaluated: list[Slot] | None  # what the sums are of; None if that is not known, as after loading a state
     _slots: dict[torch.nn.Parameter, Slot]
     _numbers: dict[torch.nn.Parameter, int]
 
@@ -126,4 +127,4 @@ class Saved(torch.optim.Optimizer):
 
     def _load_own(self, own: dict[str, Any]) -> None:
         self.t, self.queries, self.last_loss = own["t"], own["queries"], own["last_loss"]
-        self._sums, self._weight = list(own["sums"]), own["weight"]
+        self._sums, self._weight, self._evaluated = list(own["sums"]), own["weight"], None
