@@ -24,7 +24,7 @@ def warm_up(factory: OptimizerFactory, dtype: torch.dtype, device: torch.device,
         optimizer = factory([{"params": named, "weight_decay": 0.0}])
         assert isinstance(optimizer, ZerothOrder)
         for _ in range(2):
-            optimizer.estimate(lambda: float(functional.linear(ones, matrix, vector).sum()))
+            optimizer.estimate(lambda: functional.linear(ones, matrix, vector).float().sum())
             optimizer.step()
         kernels.warm_up(dtype, device=device, backend=optimizer.backend)
     finally:
