@@ -89,14 +89,18 @@ def build(
 
 
 def save(name: str, head: dict[str, Any], rows: list[dict[str, Any]], keys: tuple[str, ...], folder: Path) -> Path:
-    """Write rows to a file of results, beside those that are there already; rows with the same `keys` are replaced."""
+    """Write rows to a file of results, beside those that are there already; rows with the same `keys` are replaced.
+
+    Rows that stay from another machine say so.
+    """
     path = folder / f"{name}.json"
     fresh = {tuple(row.get(key) for key in keys) for row in rows}
     if path.exists():
-        kept = [
-            r for r in json.loads(path.read_text()).get("rows", []) if tuple(r.get(key) for key in keys) not in fresh
-        ]
-        rows = kept + rows
+        content = json.loads(path.read_text())
+        kept = [row for row in content.get("rows", []) if tuple(row.get(key) for key in keys) not in fresh]
+        if content.get("machine") != head.get("machine"):
+            kept = [{"machine": content.get("machine"), **row} for row in kept]
+        rows = kept + [{**row} for row in rows]
     # Sorted, so that it does not matter in which order the parts of a benchmark were run.
     rows = sorted(rows, key=lambda row: [str(row.get(key)) for key in keys])
     folder.mkdir(parents=True, exist_ok=True)
