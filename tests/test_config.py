@@ -22,7 +22,8 @@ SEED_FLAGS = """epochs model_name task algorithm lr weight_decay num_queries per
 anchor eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping momentum_bits direction_rank samplesize
 samplesize_validation batchsize batchsize_limit full_parameter max_seq_length device results save_ckpt save_every
 eval_every logging init_seed trial
-early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend"""
+early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend
+on_out_of_memory"""
 
 WRONG = {
     "algorithm of another name": ({"algorithm": "LORENZ"}, "did you mean LOREN?"),

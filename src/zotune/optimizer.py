@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -157,6 +158,16 @@ class ZerothOrder(Slotted):
             self._sums = [s + weight * loss for s, loss in zip(self._sums, losses, strict=True)]
         self._weight += weight
         return self._mean(losses)
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Losses that are estimated in the block belong to the step only if the whole block ends well."""
+        kept = self._sums, self._weight, self._evaluated  # replaced by estimates, never changed
+        try:
+            yield
+        except BaseException:
+            self._sums, self._weight, self._evaluated = kept
+            raise
 
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
         """One update from the accumulated losses; with a closure, ``estimate(closure)`` first.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.train import FLAGS, TrainConfig, load_settings
 
-MAY_CHANGE: Final = frozenset({"resume", "device", "backend", "logging", "save_every"})
+MAY_CHANGE: Final = frozenset({"resume", "device", "backend", "logging", "save_every", "on_out_of_memory"})
 """Flags allowed beside `--resume`: where the run computes and what it writes, not what it computes."""
 
 

@@ -44,6 +44,10 @@ class TrainConfig:
     batchsize_limit: Annotated[
         int | None, Flag("loop", "largest micro-batch, to save memory", default_text="the whole batch at once")
     ] = None
+    on_out_of_memory: Annotated[
+        str,
+        Flag("loop", "halve the micro-batch and go on when memory runs out, or stop", choices=("stop", "halve")),
+    ] = "stop"
     eval_every: Annotated[float, Flag("loop", "evaluate every so many epochs")] = 1.0
     early_stopping: Annotated[bool, Flag("loop", "stop when the validation accuracy no longer gets better")] = False
     patience: Annotated[int, Flag("loop", "evaluations without a better accuracy before --early_stopping stops")] = 5

@@ -55,7 +55,7 @@ TOKENS = {"cpu": 512, "cuda": 1024}
 rows, and larger activations fall out of the caches; on a GPU, more than some hundred tokens keep it busy, and
 activations take memory."""
 
-_STEPS_ASIDE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError)
+_STEPS_ASIDE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError, MemoryError)
 """Errors that a stacked forward may cause and separate ones do not; all others are the closure's own."""
 
 

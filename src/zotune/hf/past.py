@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation"
 WEIGHTS = "weights"
+PORTIONS = "portions"
+"""Rows of a forward pass became fewer, from a step on; see `zotune.hf.portions`."""
 
 
 class Past:
@@ -42,6 +44,7 @@ class Past:
         self._losses: dict[int, tuple[float, ...]] = {}
         self._evaluations: dict[tuple[int, str], dict[str, Any]] = {}
         self._weighed: set[int] = set()
+        self._portions: list[tuple[int, int]] = []  # (first step, rows)
         for item in () if trajectory is None else trajectory.items():
             if isinstance(item, Step):
                 self._losses[item.number] = item.losses
@@ -49,11 +52,22 @@ class Past:
                 self._take(item)
             elif item.kind == WEIGHTS:
                 self._weighed.add(item.step)
+            elif item.kind == PORTIONS:
+                self._take_portions(item)
 
     def _take(self, event: Event) -> None:
         name, metrics = event.facts.get("name"), event.facts.get("metrics")
         if isinstance(name, str) and isinstance(metrics, dict):
             self._evaluations[event.step, name] = metrics
+
+    def _take_portions(self, event: Event) -> None:
+        begin, rows = event.facts.get("begin"), event.facts.get("rows")
+        if isinstance(begin, int) and isinstance(rows, int) and rows > 0:
+            self._portions.append((begin, rows))
+
+    def portions(self, step: int) -> int | None:
+        """Most rows of a forward pass in a step, or None if memory had not run out."""
+        return min((rows for begin, rows in self._portions if begin <= step), default=None)
 
     def losses(self, step: int) -> tuple[float, ...] | None:
         """Losses of a step, or None if it is still to be made."""
@@ -111,6 +125,11 @@ class TrajectoryKeeper(TrainerCallback):
         """Record the metrics of an evaluation."""
         if self._recorder is not None:
             self._recorder.event(EVALUATION, name=name, metrics=dict(metrics))
+
+    def portions(self, rows: int, begin: int) -> None:
+        """Record how many rows a forward pass has from a step on."""
+        if self._recorder is not None:
+            self._recorder.event(PORTIONS, rows=rows, begin=begin)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record a digest of the weights, against which a replay is checked."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from .loss import (
     wide_loss,
     with_exact_loss,
 )
+from .portions import Portions
 from .replicas import check_replicas
 from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
 
@@ -54,6 +56,8 @@ class ZOTrainer(Lifecycle):
         compute_metrics: metrics of the evaluation.
         compute_loss_func: ``(outputs, labels, num_items_in_batch=None) -> scalar``, to be reduced in float32. Left
             out, sequence classifiers use cross entropy in float32 and other models their own loss.
+        halve_when_out_of_memory: halve the rows of a forward pass when memory runs out, and go on; zeroth-order
+            optimizers only.
         callbacks: further callbacks; one that has a method ``attach`` is given the trainer, one that has ``close`` is
             closed when training ends in whatever way.
 
@@ -77,6 +81,7 @@ class ZOTrainer(Lifecycle):
         processing_class: Any = None,
         compute_metrics: Metrics | None = None,
         compute_loss_func: LossFunction | None = None,
+        halve_when_out_of_memory: bool = False,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if data_seed < 0:
@@ -91,6 +96,8 @@ class ZOTrainer(Lifecycle):
             compute_loss_func = class_cross_entropy
             compute_metrics = with_exact_loss(compute_metrics)
         self._optimizer_factory = optimizer_factory
+        self._portions = Portions(halve=halve_when_out_of_memory)
+        self._portions.record = self._record_portions
         self._data_seed = data_seed
         self._sampler: KeyedSampler | None = None
         self._inner: torch.optim.Optimizer | None = None
@@ -264,6 +271,9 @@ class ZOTrainer(Lifecycle):
             return loss
         model.eval()
         own = self._rows.own
+        if micro == 0:
+            step, device = self.state.global_step, self.args.device
+            self._portions.begin(step, self.past.portions(step), ranks=self.args.world_size, device=device)
         recorded = self.past.losses(self.state.global_step)
         if recorded is not None:
             return torch.tensor(self._repeat(optimizer, recorded), device=self.args.device)
@@ -284,11 +294,20 @@ class ZOTrainer(Lifecycle):
 
     def _estimate(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         inputs = self._prepare_inputs(inputs)
+        portion = partial(self._estimate_portion, optimizer, model)
+        return self._portions.estimate(optimizer, inputs, rows, portion)
 
+    def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         def alone() -> torch.Tensor:
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
         return optimizer.estimate(self._staged(model, inputs) or alone, weight=rows)
+
+    def _record_portions(self, rows: int, begin: int) -> None:
+        """Let the trajectory say how many rows a forward pass has from a step on."""
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "portions"):
+                callback.portions(rows, begin)
 
     def _staged(self, model: nn.Module, inputs: Batch) -> Staged | None:
         """Where the loss is a function of outputs and labels: the model's forward, which queries may share, apart from

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError
 from zotune.hf.checkpoints import by_step, step_of, verified
+from zotune.hf.portions import MemoryShortError
 from zotune.reports.rows import read_rows
 from zotune.saving import OtherSettingsError
 from zotune.trajectory import TrajectoryError, read
@@ -146,7 +147,7 @@ def readable(checkpoint: Path | None, first_step: FirstStep) -> Iterator[None]:
     """Turn what goes wrong before the first step of a resumed run into a `ConfigError` about its checkpoint."""
     try:
         yield
-    except (ConfigError, NonFiniteLossError, MemoryError, torch.OutOfMemoryError):
+    except (ConfigError, NonFiniteLossError, MemoryError, MemoryShortError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if checkpoint is None or first_step.begun:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError, TrainConfig
+from zotune.hf.portions import MemoryShortError
 from zotune.run.folder import has_steps
 from zotune.run.stops import Terminated, terminable, undisturbed
 from zotune.run.training import TrainingRun
@@ -59,6 +60,11 @@ def _guarded(run: TrainingRun) -> int:
             kept = " The rows so far are kept." if _trained(run) else ""
             run.say(f"The loss is {error.loss} at step {error.step + 1}; lower {lower}.{kept}")
         return 3
+    except MemoryShortError as error:
+        with undisturbed():
+            run.finish("out of memory")
+            run.say(f"{_memory(error)} {how_to_go_on(run)}")
+        return 1
     except (KeyboardInterrupt, Terminated):
         with undisturbed():
             run.finish("stopped")
@@ -80,6 +86,14 @@ def _guarded(run: TrainingRun) -> int:
         # Whatever else goes wrong is a defect or the machine's: the person gets a sentence, the log the details.
         return _crashed(run, error)
     return 0
+
+
+def _memory(error: MemoryShortError) -> str:
+    """What to do when a forward pass found no memory."""
+    sentence = f"{str(error)[:1].upper()}{str(error)[1:]}"
+    if error.rows > 1 and not error.halved:
+        return f"{sentence}; give --on_out_of_memory halve, or in a new run a smaller --batchsize_limit."
+    return f"{sentence}; give a smaller --max_seq_length, --bf16 or a smaller model."
 
 
 def _crashed(run: TrainingRun, error: Exception) -> int:

@@ -228,6 +228,7 @@ class TrainingRun:
             data_collator=DataCollatorWithPadding(parts.tokenizer),
             processing_class=parts.tokenizer,
             compute_metrics=compute_metrics(get_task(config.task)),
+            halve_when_out_of_memory=config.on_out_of_memory == "halve",
             callbacks=self._callbacks(parts),
         )
 
