@@ -153,6 +153,9 @@ def _gpu_cell(row: dict[str, Any] | None) -> str:
     return f"{row['ms']:.0f} ms{target}, {(row['memory_mb'] or 0) / 1000:.1f} GB"
 
 
+XEON = RESULTS / "xeon"
+"""A second machine, whose memory is slow beside its arithmetic."""
+
 TABLES = {
     "time": time_table,
     "time-vocabulary": lambda folder=RESULTS: time_table(folder, head="vocabulary"),
@@ -161,6 +164,9 @@ TABLES = {
     "passes": passes_table,
     "drift": drift_table,
     "gpu": gpu_table,
+    "time-xeon": lambda folder=RESULTS: time_table(folder / XEON.name),
+    "batches-xeon": lambda folder=RESULTS: batch_table(folder / XEON.name),
+    "passes-xeon": lambda folder=RESULTS: passes_table(folder / XEON.name),
 }
 
 
