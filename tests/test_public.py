@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,17 @@ def test_the_search_itself_finds_things() -> None:
     assert len(global_randomness(bad)) == 5
     good = "np.random.Generator(np.random.Philox(key=1))\ntorch.randn(2, generator=g)\nmodel.eval()\noptimizer.seed"
     assert global_randomness(good) == []
+
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+DESCRIBED = sorted({name for page in DOCS.rglob("*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)})
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_the_pages_describe_what_there_is(name: str) -> None:
+    try:
+        found = importlib.import_module(name)
+    except ModuleNotFoundError:
+        home, _, attribute = name.rpartition(".")
+        found = getattr(importlib.import_module(home), attribute)
+    assert found.__doc__
