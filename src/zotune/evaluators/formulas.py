@@ -44,9 +44,14 @@ def _untracked(stack: Stack, bias: Tensor | None) -> Tensor | None:
     return None if stack.slot(bias) is not None else bias
 
 
+def _fits(bias: Tensor | None, outputs: int) -> bool:
+    """Whether there is no bias, or one that is not broadcast."""
+    return bias is None or tuple(bias.shape) == (outputs,)
+
+
 def _linear(stack: Stack, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """x W^T + bias."""
-    if not stack.usable(input, weight, bias):
+    if not stack.usable(input, weight, bias) or not _fits(bias, weight.shape[0]):
         return NotImplemented
     fixed = _untracked(stack, bias)
     rows, cols = stack.rows_cols(weight, input.dtype) or (None, None)
@@ -57,7 +62,7 @@ def _addmm(
     stack: Stack, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1, **out: Any
 ) -> Any:
     """bias + x W with W (inputs, outputs)."""
-    if out or beta != 1 or alpha != 1 or input.dim() != 1 or not stack.usable(mat1, mat2, input):
+    if out or beta != 1 or alpha != 1 or not stack.usable(mat1, mat2, input) or not _fits(input, mat2.shape[-1]):
         return NotImplemented
     fixed = _untracked(stack, input)
 
@@ -166,3 +171,16 @@ NORMS = frozenset(
     getattr(functional, name) for name in ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
 )
 """Functions whose results torch's batching rules round once more."""
+
+GRADIENTS = frozenset((torch.autograd.grad, torch.autograd.backward, Tensor.backward))
+
+SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+
+BY_GROUP = frozenset(
+    found
+    for name in ("roll", "index_fill", "as_strided", "as_strided_scatter", "addbmm")
+    for home in (torch, Tensor)
+    for spelling in (name, f"{name}_")
+    if (found := getattr(home, spelling, None)) is not None
+)
+"""Functions whose batching rules in torch mix groups, for tensors without a dimension or by strides."""

@@ -15,11 +15,13 @@ function of various tensors, is evaluated group by group; results of one shape b
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
 import torch
+import torch.utils
 from torch import Tensor
 from torch._C import _functorch
 
@@ -39,13 +41,19 @@ class Groups:
         count: their number.
         level: of the enclosing ``torch.vmap``; None if there is one group and nothing to tell apart.
         changed: addresses of plain tensors that took what differs between groups.
+        shared: addresses of memory that several groups see, or that is a copy of weights: no view of it may be written.
+        problem: why the forward is of no use, also if the closure has caught the error.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.level: int | None = None
         self.changed: set[int] = set()
+        self.shared: set[int] = set()
+        self.problem: str | None = None
         self._marked: list[Tensor] = []
+        self._separated: list[Tensor] = []
+        self._made: list[weakref.ref[Tensor]] = []
 
     # ------------------------------------------------------------------------------ what a tensor is
 
@@ -78,11 +86,35 @@ class Groups:
         self._marked.append(tensor)
         return tensor
 
+    def note(self, result: Any) -> None:
+        """Remember the batched tensors of a result, in case they outlive the forward."""
+        if isinstance(result, Tensor):
+            if _functorch.maybe_get_level(result) == self.level:
+                self._made.append(weakref.ref(result))
+        elif isinstance(result, (list, tuple)):
+            for item in result:
+                self.note(item)
+
     def forget(self) -> None:
-        """Tensors that outlive the forward are plain again."""
+        """Tensors that outlive the forward become plain ones, with the values of the last group: those that separate
+        forwards would have left."""
         for tensor in self._marked:
+            parts = various_of(tensor)
+            assert parts is not None
+            if any(tensor is kept for kept in self._separated):
+                tensor.copy_(parts[-1])
+            else:
+                tensor.data = parts[-1]
             delattr(tensor, _MARK)
         self._marked.clear()
+        self._separated.clear()
+        there = [made() for made in self._made]
+        alive = {id(tensor): tensor for tensor in there if tensor is not None}
+        there.clear()
+        self._made.clear()  # weak references would hinder the exchange
+        with torch.no_grad():
+            for tensor in alive.values():
+                torch.utils.swap_tensors(tensor, self.whole(tensor)[-1].clone())  # type: ignore[no-untyped-call]
 
     def part(self, tensor: Tensor, group: int) -> Tensor:
         """What a group sees in place of a tensor."""
@@ -94,9 +126,14 @@ class Groups:
     def parts(self, value: Any, group: int) -> Any:
         """What a group sees in place of a tensor, or of the tensors inside mappings, lists, tuples and dataclasses that
         torch knows as containers."""
-        from torch.utils._pytree import tree_map_only
+        from torch.utils._pytree import tree_map
 
-        return tree_map_only(Tensor, lambda tensor: self.part(tensor, group), value)
+        def own(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                return self.part(leaf, group)
+            return leaf.copy() if isinstance(leaf, numpy.ndarray) else leaf
+
+        return tree_map(own, value)
 
     # ------------------------------------------------------------------------------ group by group
 
@@ -118,24 +155,51 @@ class Groups:
         Raises:
             UnsupportedError: its value is not a tensor and differs between groups.
         """
-        changed = written(function, args, kwargs)
-        if changed is not None and self.count > 1 and not self.differs(changed):
-            self._separate(changed)
+        name, targets = name_of(function), written(function, args, kwargs)
+        for target in targets if self.count > 1 else ():
+            self._prepare(target, name)
         results, shown = [], False
         for group in range(self.count):
             own = [_map(arg, group, pick) for arg in args]
             named = {key: _map(arg, group, pick) for key, arg in kwargs.items()}
             before = tensors_in((*own, *named.values()))
-            shape = before[0].shape if before else None
+            shapes = [tensor.shape for tensor in before]
             results.append(function(*own, **named))
-            if self.count > 1 and not shown:
-                memory = {address_of(tensor) for tensor in before}
-                shown = any(address_of(result) in memory for result in tensors_in(results[-1:]))
-            if changed is not None and before[0].shape != shape:
-                raise UnsupportedError(f"{name_of(function)} changes the shape of a tensor")
-        if changed is not None and isinstance(results[0], Tensor):
-            return changed
-        return self._join(results, shown, name_of(function))
+            if targets and [tensor.shape for tensor in before] != shapes:
+                raise UnsupportedError(f"{name} changes the shape of a tensor")
+            if self.count > 1:
+                shown = self._note_views(results[-1], before, args, kwargs) or shown
+        if targets and name not in _STATISTICS:
+            out = kwargs.get("out", targets[0])
+            if isinstance(results[0], Tensor) or isinstance(out, (list, tuple)):
+                return out
+        return self._join(results, shown, name)
+
+    def _note_views(self, result: Any, before: Sequence[Tensor], args: Any, kwargs: Any) -> bool:
+        """Whether a result shares memory with what it is made of; if that is not the group's own, it must not be
+        written."""
+        memory = {address_of(tensor) for tensor in before}
+        seen = {address_of(tensor) for tensor in tensors_in([result])}
+        if seen.isdisjoint(memory):
+            return False
+        own = {
+            address_of(self.part(t, g)) for t in tensors_in((*args, *kwargs.values())) if self.differs(t) for g in (0,)
+        }
+        own |= {address_of(part) for t in tensors_in((*args, *kwargs.values())) for part in various_of(t) or ()}
+        self.shared |= {address for address in seen & memory - own if address is not None}
+        return True
+
+    def _prepare(self, target: Tensor, name: str) -> None:
+        """Before a tensor is written: each group must have its own.
+
+        Raises:
+            UnsupportedError: it cannot.
+        """
+        parts = various_of(target)
+        if any(address_of(part) in self.shared for part in ([target] if parts is None else parts)):
+            raise UnsupportedError(f"{name} writes to memory that queries share, or to a copy of weights")
+        if not self.differs(target):
+            self._separate(target)
 
     def _separate(self, tensor: Tensor) -> None:
         """A plain tensor that is about to take what differs between groups: each gets a copy, the first one itself.
@@ -147,6 +211,7 @@ class Groups:
             raise UnsupportedError("what differs between queries is written to a tensor that is not dense")
         own = tensor.view_as(tensor)
         self.changed.add(address)
+        self._separated.append(tensor)
         self._mark(tensor, [own, *(_copy(tensor) for _ in range(self.count - 1))])
 
     def _join(self, results: list[Any], shown: bool, name: str) -> Any:
@@ -158,6 +223,8 @@ class Groups:
             if alike and not shown and not first.is_sparse:
                 return self.batched(torch.stack(results))
             return self.various(results)
+        if name in _MEMORY:
+            raise UnsupportedError(f"{name} shows the memory of one query")
         if isinstance(first, (list, tuple)):
             if len({len(result) for result in results}) > 1:
                 raise UnsupportedError(f"{name} gives {len(first)} values for one query and not for another")
@@ -217,12 +284,16 @@ def name_of(function: Any) -> str:
     return str(getattr(function, "__name__", function))
 
 
-def written(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The tensor that the function changes in place, if any."""
-    if isinstance(kwargs.get("out"), Tensor):
-        tensor: Tensor = kwargs["out"]
-        return tensor
-    name = name_of(function)
+def written(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that the function changes in place."""
+    if kwargs.get("out") is not None:
+        return tensors_in([kwargs["out"]])
+    name = name_of(function).split(".")[0]  # of an operator: add_.Tensor
+    if name in _STATISTICS:
+        running = [*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var")]
+        given = [value for value in (*args[3:], *kwargs.values()) if isinstance(value, bool)]
+        trains = any(given) if given else name == "instance_norm"
+        return [tensor for tensor in running if isinstance(tensor, Tensor)] if trains else []
     in_place = name.endswith("_") and not name.endswith("__")
     if (
         in_place
@@ -230,8 +301,13 @@ def written(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Te
         or kwargs.get("inplace") is True
         or (name.startswith("__i") and name.endswith("__") and name[3:-2] in _IN_PLACE)
     ):
-        return args[0] if args and isinstance(args[0], Tensor) else None
-    return None
+        return tensors_in(args[:1])
+    return []
 
 
 _IN_PLACE = {"add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"}
+
+_STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm"}
+
+_MEMORY = {"numpy", "__array__", "data_ptr", "untyped_storage", "storage", "__dlpack__"}
+"""Functions that give the memory of a tensor away."""

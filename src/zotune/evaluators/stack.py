@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from zotune.estimators import Probe
 from zotune.evaluators.base import Writer
-from zotune.evaluators.formulas import FORMULAS, NORMS, add_low_rank, attention
+from zotune.evaluators.formulas import BY_GROUP, FORMULAS, GRADIENTS, NORMS, SET_DATA, add_low_rank, attention
 from zotune.evaluators.groups import Groups, UnsupportedError, agree, name_of, tensors_in, various_of, written
 from zotune.evaluators.intercept import METADATA, SIZES
 from zotune.evaluators.watch import Regions, address_of
@@ -26,8 +26,6 @@ from zotune.perturbations import Slot
 
 _KEPT = 0.02
 """Share of a matrix's memory that the factors of its perturbation may take."""
-
-_GRADIENTS = frozenset((torch.autograd.grad, torch.autograd.backward, Tensor.backward))
 
 _NOT_BATCHED = (RuntimeError, ValueError, TypeError, IndexError)
 """What torch raises for functions that it has no batching rule for."""
@@ -70,6 +68,7 @@ class Stack(TorchFunctionMode):
         self._factors: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._vectors: dict[int, Tensor] = {}
         self._regions: Regions | None = None  # of stored weights; made only for a forward that is watched
+        self._stored = {address_of(slot.param) for slot in slots} - {None}
         self._busy = False
         self._last: Any = None
         self.path: set[tuple[Any, Any]] = set()
@@ -81,13 +80,21 @@ class Stack(TorchFunctionMode):
         self.groups.forget()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func in METADATA:
-            return self._metadata(func, args, kwargs)
-        if self.groups.level is not None and func in _GRADIENTS:
-            raise UnsupportedError("the closure computes gradients, which would be sums over queries")
+            return self._metadata(func, args, kwargs or {})
         self.path.add((self._last, func))
         self._last = func
+        if self.groups.level is None:
+            return self._answered(func, args, kwargs or {})
+        try:
+            result = self._answered(func, args, kwargs or {})
+        except UnsupportedError as error:
+            self.groups.problem = self.groups.problem or str(error)  # the closure may catch it and go on
+            raise
+        self.groups.note(result)
+        return result
+
+    def _answered(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self._is_varied(args) or (kwargs and self._is_varied(kwargs.values())):
             self._busy = True
             try:
@@ -96,26 +103,38 @@ class Stack(TorchFunctionMode):
                 self._busy = False
         if self.groups.level is None:
             return func(*args, **kwargs)
-        if func is functional.scaled_dot_product_attention:
-            result = attention(self.groups, *args, **kwargs)
-            if result is not NotImplemented:
-                return result
         return self._batched(func, args, kwargs)
 
     def _is_varied(self, args: Iterable[Any]) -> bool:
-        """Whether a perturbed parameter or a various tensor is among the arguments."""
+        """Whether a perturbed parameter or a various tensor is among the arguments.
+
+        Raises:
+            UnsupportedError: one of them shows the memory of stored weights, or of what has become various.
+        """
         for arg in args:
             if isinstance(arg, Tensor):
                 if id(arg) in self._slots or various_of(arg) is not None:
                     return True
-                if self.groups.changed and address_of(arg) in self.groups.changed:
-                    raise UnsupportedError("what differs between queries is read through another view of its tensor")
+                if self.groups.level is not None and not self.groups.is_batched(arg):
+                    self._check_memory(arg)
             elif isinstance(arg, (list, tuple)):
                 if self._is_varied(arg):
                     return True
             elif isinstance(arg, slice) and self._is_varied((arg.start, arg.stop, arg.step)):
                 return True
         return False
+
+    def _check_memory(self, tensor: Tensor) -> None:
+        while _functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = _functorch.get_unwrapped(tensor)
+        address = address_of(tensor)
+        if address in self.groups.changed:
+            raise UnsupportedError("what differs between queries is read through another view of its tensor")
+        if address is not None and address in self._stored:
+            if self._regions is None:
+                self._regions = Regions({number: slot.param.data for number, slot in self._slots.items()})
+            for number in self._regions.touched(address, tensor):
+                raise UnsupportedError(f"{self._slots[number].name} is read through another tensor of its memory")
 
     def _metadata(self, func: Any, args: Any, kwargs: Any) -> Any:
         parts = various_of(args[0])
@@ -125,12 +144,39 @@ class Stack(TorchFunctionMode):
 
     def _batched(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A function of plain and batched tensors: by torch's batching rules, and where there are none by groups."""
+        if func in GRADIENTS:
+            raise UnsupportedError("the closure computes gradients, which would be sums over queries")
+        if func == SET_DATA and self._is_batched(args, kwargs):
+            raise UnsupportedError("the data of a tensor that differs between queries is exchanged")
+        if kwargs.get("generator") is not None:
+            if self._is_batched(args, kwargs):
+                raise UnsupportedError(f"{name_of(func)} draws from a generator, each query its own numbers")
+            with torch._C._DisableFuncTorch():
+                return func(*args, **kwargs)
+        if func in BY_GROUP and self._is_batched(args, kwargs):
+            return self.by_group(func, args, kwargs)
+        if func is Tensor.__getitem__ and self._is_picked(args[1]):
+            return self.by_group(func, args, kwargs)  # a view, of which torch's batching rule makes a copy
         try:
+            if func is functional.scaled_dot_product_attention:
+                result = attention(self.groups, *args, **kwargs)
+                if result is not NotImplemented:
+                    return result
             return func(*args, **kwargs)
-        except _NOT_BATCHED:
-            if not any(map(self.groups.is_batched, tensors_in((*args, *kwargs.values())))):
+        except _NOT_BATCHED as error:
+            if "random" in str(error) and "operation" in str(error):
+                raise UnsupportedError(f"{name_of(func)} draws random numbers, each query its own") from error
+            if not self._is_batched(args, kwargs):
                 raise
         return self.by_group(func, args, kwargs)
+
+    def _is_batched(self, args: Any, kwargs: Any) -> bool:
+        return any(map(self.groups.is_batched, tensors_in((*args, *kwargs.values()))))
+
+    def _is_picked(self, index: Any) -> bool:
+        """Whether an index holds a number that differs between groups."""
+        parts = index if isinstance(index, tuple) else (index,)
+        return any(isinstance(part, Tensor) and part.dim() == 0 and self.groups.is_batched(part) for part in parts)
 
     def by_group(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The function of every group's part."""
@@ -141,9 +187,11 @@ class Stack(TorchFunctionMode):
         """A function of perturbed parameters or various tensors."""
         if self.groups.level is not None and _functorch.maybe_current_level() != self.groups.level:
             raise UnsupportedError("weights are read inside a transformation of torch.func")
-        target = written(func, args, kwargs)
-        if target is not None and id(target) in self._slots:
-            raise UnsupportedError(f"{name_of(func)} writes to the weights of {self._slots[id(target)].name}")
+        for target in written(func, args, kwargs):
+            if id(target) in self._slots:
+                raise UnsupportedError(f"{name_of(func)} writes to the weights of {self._slots[id(target)].name}")
+        if self.groups.level is not None and kwargs.get("generator") is not None:
+            raise UnsupportedError(f"{name_of(func)} draws from a generator, each query its own numbers")
         formula = FORMULAS.get(func)
         if formula is not None:
             result = formula(self, *args, **kwargs)

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
+from torch.utils._pytree import tree_leaves
 
 from zotune.checks import check_count
 from zotune.estimators import Probe
@@ -55,7 +56,17 @@ TOKENS = {"cpu": 512, "cuda": 1024}
 rows, and larger activations fall out of the caches; on a GPU, more than some hundred tokens keep it busy, and
 activations take memory."""
 
-_STEPS_ASIDE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError, MemoryError)
+_STEPS_ASIDE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    KeyError,
+    AssertionError,
+    StopIteration,
+    MemoryError,
+)
 """Errors that a stacked forward may cause and separate ones do not; all others are the closure's own."""
 
 
@@ -114,6 +125,7 @@ class Stacked(Evaluator):
         self.alone: str | None = None
         self._seen: dict[int, nn.Parameter] = {}  # checked; kept, so that no id is used again
         self._checked = -1  # step
+        self._equal = False  # the last step's losses were all the same
         self._open = 0  # checks in a row that settled nothing
         self._paths: set[tuple[Any, Any]] = set()  # torch functions, each with the one before it, of checked forwards
 
@@ -135,6 +147,11 @@ class Stacked(Evaluator):
             losses = self._losses(slots, plan, write, closure, step, path)
             if trusted and not path <= self._paths and not self._right(slots, plan, write, closure, step):
                 return self.inner.evaluate(slots, plan, write, closure, step)
+            if trusted and self._suspicious(losses):
+                separate = self.inner.evaluate(slots, plan, write, closure, step)
+                if separate != losses:
+                    self._step_aside(f"losses of one forward {losses} differ from separate ones {separate}")
+                return separate
             return losses
         except NonFiniteLossError:
             raise
@@ -145,6 +162,11 @@ class Stacked(Evaluator):
         separate = self.inner.evaluate(slots, plan, write, closure, step)
         self._step_aside(problem)
         return separate
+
+    def _suspicious(self, losses: list[float]) -> bool:
+        """Whether no query changes the loss, for the first step in a row: weights may be read unseen."""
+        before, self._equal = self._equal, len(losses) > 1 and len(set(losses)) == 1
+        return self._equal and not before
 
     def _trusted(self, slots: Sequence[Slot], step: int) -> bool:
         """Whether losses need no check: not before the first step, when a parameter is new, and now and then."""
@@ -260,12 +282,14 @@ def _values(closure: Closure, stack: Stack, devices: Iterable[torch.device], *, 
         stack.groups.level = _functorch.maybe_get_level(index)
         with stack, watching:
             values.extend(_each_value(closure, stack.groups))
+        if stack.groups.problem is not None:  # the closure has caught the error and gone on in another way
+            raise UnsupportedError(stack.groups.problem)
         return index
 
     before = _generators(devices)
     _functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
     try:
-        torch.func.vmap(run, randomness="same")(torch.arange(stack.groups.count))
+        torch.func.vmap(run, randomness="error")(torch.arange(stack.groups.count))
     finally:
         _functorch._set_vmap_fallback_warning_enabled(True)  # type: ignore[attr-defined]
     if not all(map(torch.equal, before, _generators(devices))):
@@ -284,9 +308,18 @@ def _each_value(closure: Closure, groups: Groups) -> list[Any]:
         value = closure()
         return [groups.parts(value, group) for group in range(groups.count)]
     output = closure.run()
-    # What a container that torch does not know has kept for all groups is cut here.
-    return [groups.parts(closure.loss(groups.parts(output, group)), group) for group in range(groups.count)]
+    common = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and not groups.differs(leaf)]
+    before, values = [leaf._version for leaf in common], []
+    for group in range(groups.count):
+        # What a container that torch does not know has kept for all groups is cut here.
+        values.append(groups.parts(closure.loss(groups.parts(output, group)), group))
+        if [leaf._version for leaf in common] != before:
+            raise UnsupportedError("the loss of one query changes a tensor that the next one is given")
+    return values
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    text = str(error)
+    if "autograd.Function" in text:
+        return "a torch.autograd.Function of the model has no rule for several queries at once (generate_vmap_rule)"
+    return f"{type(error).__name__}: {text}"
