@@ -17,7 +17,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from zotune.tasks.base import LABEL_FIELD, Task
+from zotune.tasks.base import Task
+from zotune.tasks.questions import LABEL_FIELD
 from zotune.tasks.tokens import PromptStyle
 
 _WITHOUT = "leave --soft_prompt out to add a new head instead"

@@ -5,33 +5,35 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-Row = Mapping[str, Any]
+from zotune.tasks.questions import LABEL_FIELD, Question, Row
+
 Texts = tuple[str, str | None]
 Split = Literal["train", "validation"]
-
-LABEL_FIELD = "label"
-"""The slot of a template where the label word goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One classification task.  Instances are values: no files are touched before `sources.load_rows`.
+    """One task.  Instances are values: no files are touched before `sources.load_rows`.
 
-    A model reads either (text_a, text_b) through a new classification head, or `template` filled with the row through
-    its own language-model head, which then chooses among `words`.
+    A task with classes (`labels`) may be read in three ways: (text_a, text_b) through a new classification head;
+    `template` filled with the row through the language-model head, which chooses among `words` by their first tokens;
+    or as a `question` to a causal model, which chooses among options by their likelihood.  Tasks whose options differ
+    between rows, or whose answers the model writes, are questions alone.
 
     Attributes:
         name: key in `TASKS` and value of `--task`.
         hub: repository and configuration on the Hugging Face hub; the repository's last part is also the name of
             the group folder in `DIR/<group>/<task>/<split>.parquet`.
         columns: columns every row must have besides `label`.
-        labels: class names; the label of a row is an index into them.
+        labels: class names; the label of a row is an index into them.  None: the task is a `question` alone.
         template: prompt of the prompted form: column names, `{text_a}` and `{text_b}` in braces, and `{label}` exactly
             once, with nothing but fixed text after it (a causal model reads up to there).
         words: label words, one per label; a space in front of `{label}` in the template belongs to the word.
+        question: how a causal model is asked; `template` and `words` when left out.
         integers: those of `columns` that hold whole numbers, not text.
+        lists: those of `columns` that hold lists of texts.
         encode: row to (text_a, text_b); without it the one or two `columns` as they are.
         aliases: other column names found in public releases, each with the name used here.
         train, validation: names of the two splits on the hub.
@@ -42,10 +44,12 @@ class Task:
     name: str
     hub: tuple[str, str]
     columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    template: str
-    words: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    template: str = ""
+    words: tuple[str, ...] = ()
+    question: Question | None = None
     integers: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
     encode: Callable[[Row], Texts] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
     train: str = "train"
@@ -54,17 +58,41 @@ class Task:
     version: int = 1
 
     def __post_init__(self) -> None:
+        assert set(self.integers) | set(self.lists) <= set(self.columns), f"{self.name}: kinds of unknown columns"
+        assert set(self.aliases.values()) <= set(self.columns), f"{self.name}: an alias must stand for a column"
+        if self.labels:
+            self._check_classes()
+        else:
+            assert self.question is not None, f"{self.name}: a task has labels, or a question"
+            assert self.words == () == tuple(self.template), f"{self.name}: words and a template belong to labels"
+
+    def _check_classes(self) -> None:
         assert len(self.labels) == len(set(self.labels)) >= 2, f"{self.name}: labels must be two or more distinct names"
         assert len(self.words) == len(self.labels), f"{self.name}: one label word per label"
         assert self.encode is not None or 1 <= len(self.columns) <= 2, f"{self.name}: three columns need an encode"
         assert self.metrics[0] == "accuracy", f"{self.name}: accuracy is the first metric"
-        assert set(self.integers) <= set(self.columns), f"{self.name}: whole numbers outside the columns"
-        assert set(self.aliases.values()) <= set(self.columns), f"{self.name}: an alias must stand for a column"
         names = [name for _, name in self.pieces() if name is not None]
         assert names[-1:] == [LABEL_FIELD], f"{self.name}: the template must end with {{label}}, fixed text aside"
         assert LABEL_FIELD not in names[:-1], f"{self.name}: {{label}} must be in the template once"
         unknown = set(names) - {*self.columns, "text_a", "text_b", LABEL_FIELD}
         assert not unknown, f"{self.name}: the template names unknown columns {sorted(unknown)}"
+
+    @property
+    def asked(self) -> Question:
+        """How a causal model is asked; of a task without a question, its template and words."""
+        if self.question is not None:
+            return self.question
+        slot = f"{{{LABEL_FIELD}}}"
+        return Question(
+            template=self.template[: self.template.index(slot)] + slot,
+            options=lambda row: self.words,  # noqa: ARG005
+            fields=self.fields,
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes its answer itself."""
+        return self.question is not None and self.question.answers is not None
 
     @property
     def num_labels(self) -> int:
@@ -77,7 +105,13 @@ class Task:
         return self.hub[0].rsplit("/", 1)[-1]
 
     def texts(self, row: Row) -> Texts:
-        """(text_a, text_b) for a classification head; text_b is None in single-sentence tasks."""
+        """(text_a, text_b) for a classification head; text_b is None in single-sentence tasks.
+
+        Raises:
+            ValueError: the row does not fit the task, or the task has no classes.
+        """
+        if not self.labels:
+            raise ValueError(f"task {self.name} has no classes for a classification head")
         if self.encode is not None:
             return self.encode(row)
         first, *second = self.columns

@@ -3,10 +3,11 @@
 A head with two labels needs both alternatives in one input, so the pair is the two stories: text_a joins the first
 choice and the premise, text_b the second choice and the premise, by "So:" when the choice is a cause and by "Because:"
 when it is an effect.  Each choice comes before the premise, so that truncation, which cuts ends, takes the words that
-both have in common.
+both have in common.  As a question to a causal model the premise goes on with "because" or "so" and a choice.
 """
 
-from zotune.tasks.base import Row, Task, Texts
+from zotune.tasks.base import Task, Texts
+from zotune.tasks.questions import Question, Row
 
 _JOINTS = {"cause": "So:", "effect": "Because:"}
 
@@ -18,6 +19,16 @@ def _encode(row: Row) -> Texts:
     return f"{row['choice1']} {joint} {row['premise']}", f"{row['choice2']} {joint} {row['premise']}"
 
 
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _stem(row: Row) -> dict[str, str]:
+    _encode(row)  # refuses another question
+    joint = "because" if row["question"] == "cause" else "so"
+    return {"stem": f"{row['premise'].strip().rstrip('.')} {joint}"}
+
+
 COPA = Task(
     name="copa",
     hub=("aps/super_glue", "copa"),
@@ -26,4 +37,10 @@ COPA = Task(
     labels=("choice1", "choice2"),
     template="A: {text_a}\nB: {text_b}\nIs A or B more plausible?\nAnswer: {label}",
     words=("A", "B"),
+    question=Question(
+        template="{stem} {label}",
+        options=lambda row: (_lower(row["choice1"]), _lower(row["choice2"])),
+        fields=_stem,
+        per_token=True,
+    ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,13 +132,28 @@ def _checked(
             if value is None or (isinstance(value, str) and not value.strip()):
                 raise ValueError(f"{at} has no text in the column {found!r}; fill it in or remove the row.")
             clean[column] = _value(task, column, value, at)
-        clean["label"] = to_task[_label(row.get("label"), own, at)]
+        if task.labels:
+            clean["label"] = to_task[_label(row.get("label"), own, at)]
         try:
-            task.texts(clean)
+            _fits(task, clean)
         except ValueError as error:
             raise ValueError(f"{at} does not fit task {task.name}: {error}.") from error
         checked.append(clean)
     return checked
+
+
+def _fits(task: Task, row: dict[str, Any]) -> None:
+    """Make the texts of a row once; notes the number of the right option of a task without classes.
+
+    Raises:
+        ValueError: that is not possible.
+    """
+    if task.labels:
+        task.texts(row)
+    if task.question is not None:
+        if not task.labels:
+            row["label"] = task.asked.right(row)[0] if task.asked.options is not None else 0
+        task.asked.solved(row)
 
 
 def _columns(task: Task, row: dict[str, Any], where: str) -> dict[str, str]:
@@ -149,7 +165,7 @@ def _columns(task: Task, row: dict[str, Any], where: str) -> dict[str, str]:
         if present is None:
             raise ValueError(_missing(column, task, row, where))
         found[column] = present
-    if "label" not in row:
+    if task.labels and "label" not in row:
         raise ValueError(_missing("label", task, row, where))
     return found
 
@@ -158,7 +174,8 @@ def _missing(column: str, task: Task, row: dict[str, Any], where: str) -> str:
     nearest = difflib.get_close_matches(column, [str(name) for name in row], n=1)
     hint = f" (rename {nearest[0]!r}?)" if nearest else ""
     return (
-        f"{where} has no column {column!r}{hint}; task {task.name} needs {', '.join((*task.columns, 'label'))} "
+        f"{where} has no column {column!r}{hint}; task {task.name} needs "
+        f"{', '.join((*task.columns, 'label') if task.labels else task.columns)} "
         f"and the file has {', '.join(str(name) for name in row)}."
     )
 
@@ -178,8 +195,10 @@ def _label_names(task: Task, names: Sequence[str] | None, where: str) -> tuple[s
     return task.labels
 
 
-def _value(task: Task, column: str, value: Any, at: str) -> str | int:
-    """Text as it is, whole numbers as int (csv gives them as text); ValueError for anything else."""
+def _value(task: Task, column: str, value: Any, at: str) -> str | int | list[str]:
+    """Text as it is, whole numbers as int (csv gives them as text), lists of texts; ValueError for anything else."""
+    if column in task.lists:
+        return _list(value, column, at)
     if column in task.integers:
         try:
             return int(value)
@@ -188,6 +207,23 @@ def _value(task: Task, column: str, value: Any, at: str) -> str | int:
     if not isinstance(value, str):
         raise ValueError(f"{at} has {value!r} in the column {column!r}; give text.")
     return value
+
+
+def _list(value: Any, column: str, at: str) -> list[str]:
+    """Texts from a list, from the lists of texts in public releases (``text`` of SQuAD, ``spans`` of DROP), or from
+    JSON in a csv field."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{at} has {value!r} in the column {column!r}; give a JSON list of texts.") from None
+    if isinstance(value, dict):
+        value = next((value[name] for name in ("text", "spans") if name in value), value)
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one.strip() for one in value):
+        raise ValueError(f"{at} has {value!r} in the column {column!r}; give a list of one or more texts.")
+    return list(value)
 
 
 def _label(value: Any, names: tuple[str, ...], at: str) -> int:
@@ -219,6 +255,9 @@ def _label(value: Any, names: tuple[str, ...], at: str) -> int:
 
 
 def _dataset(task: Task, rows: Sequence[dict[str, Any]]) -> datasets.Dataset:
-    kinds = {column: datasets.Value("int64" if column in task.integers else "string") for column in task.columns}
-    features = datasets.Features({**kinds, "label": datasets.ClassLabel(names=list(task.labels))})
+    text, number = datasets.Value("string"), datasets.Value("int64")
+    kinds: dict[str, Any] = {column: number if column in task.integers else text for column in task.columns}
+    kinds.update((column, datasets.List(text)) for column in task.lists)
+    label = datasets.ClassLabel(names=list(task.labels)) if task.labels else number
+    features = datasets.Features({**kinds, "label": label})
     return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

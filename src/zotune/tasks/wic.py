@@ -4,7 +4,8 @@ The word is named in front of the first sentence and both sentences stay as they
 text_b is sentence2.  The offsets of the word are not used, so no marker can split it into other tokens.
 """
 
-from zotune.tasks.base import Row, Task, Texts
+from zotune.tasks.base import Task, Texts
+from zotune.tasks.questions import Row
 
 
 def _encode(row: Row) -> Texts:

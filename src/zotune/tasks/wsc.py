@@ -5,7 +5,8 @@ so that the question survives when a long text is cut.  Span indices count words
 have some that are off by a few words, and then the occurrence nearest to the index is marked.
 """
 
-from zotune.tasks.base import Row, Task, Texts
+from zotune.tasks.base import Task, Texts
+from zotune.tasks.questions import Row
 
 _PUNCTUATION = ".,;:!?\"'()"
 

@@ -1,0 +1,117 @@
+"""Questions as token ids: the prompt, demonstrations before it, and each option as it goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from zotune.tasks.base import Task
+from zotune.tasks.questions import Question, Row
+from zotune.tasks.tokens import _shorter
+
+BETWEEN = "\n\n"
+"""What separates demonstrations from each other and from the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of one row.
+
+    Attributes:
+        prompt: token ids before the answer, special tokens in front included.
+        options: token ids of each option after the prompt; empty where the model writes.
+    """
+
+    prompt: list[int]
+    options: list[list[int]]
+
+
+def ask(
+    row: Row,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    demonstrations: Sequence[str] = (),
+    options: Sequence[str] | None = None,
+    reserve: int = 0,
+) -> Asked:
+    """The ids of a row's question.
+
+    What is too long loses its first demonstrations, then the end of the text that the task names (the longest one where
+    it names none); the question, its options and the template always stay.
+
+    Args:
+        row: with the task's columns.
+        task: gives the question.
+        tokenizer: of the model.
+        max_length: most tokens of the prompt and its longest option.
+        demonstrations: solved questions in front, see `Question.solved`.
+        options: the texts to be compared; those of the row when left out.
+        reserve: tokens to be left for an answer that the model writes.
+
+    Raises:
+        ValueError: the template alone is too long, or an option adds no token.
+    """
+    asked, kept = task.asked, list(demonstrations)
+    texts = asked.texts(row)
+    if options is None:
+        options = asked.options(row) if asked.options is not None else ()
+    while True:
+        context = BETWEEN.join([*kept, asked.prompt(texts)])
+        result = _encode(context, asked.joint, options, tokenizer)
+        excess = len(result.prompt) + max([reserve, *map(len, result.options)]) - max_length
+        if excess <= 0:
+            return result
+        if kept:
+            del kept[0]
+            continue
+        texts = _shortened(texts, asked, excess, task, max_length)
+
+
+def _encode(context: str, joint: str, options: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Asked:
+    """An option's tokens are those that the whole has more than the context: it is read as it would be in running
+    text."""
+    prompt = _ids(context, tokenizer)
+    continued = [_ids(context + joint + option, tokenizer)[len(prompt) :] for option in options]
+    for option, ids in zip(options, continued, strict=True):
+        if not ids:
+            raise ValueError(f"the option {option!r} adds no token to its prompt; give a longer one")
+    return Asked(prompt, continued)
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids without an end token, which some tokenizers close every text with."""
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    special = set(tokenizer.all_special_ids)
+    while len(ids) > 1 and ids[-1] in special:
+        ids.pop()
+    return ids
+
+
+def _shortened(texts: Mapping[str, str], asked: Question, excess: int, task: Task, max_length: int) -> dict[str, str]:
+    name = asked.cut or max(texts, key=lambda field: len(texts[field]), default="")
+    if len(texts.get(name, "")) <= 1:
+        raise ValueError(
+            f"--max_seq_length {max_length} is too small for the question of task {task.name}; give {excess} more."
+        )
+    return {**texts, name: _shorter(texts[name], excess)}
+
+
+def as_columns(asked: Sequence[Asked], labels: Sequence[int], *, right_alone: bool = False) -> dict[str, list[Any]]:
+    """Columns of a data set for `zotune.hf.options.OptionCollator`.
+
+    Args:
+        asked: the questions.
+        labels: number of the right option of each.
+        right_alone: keep the right option only (language modelling on it).
+    """
+    kept = [[q.options[label]] if right_alone else q.options for q, label in zip(asked, labels, strict=True)]
+    return {
+        "prompt": [question.prompt for question in asked],
+        "options": kept,
+        "labels": [0] * len(asked) if right_alone else list(labels),
+    }

@@ -1,0 +1,18 @@
+"""DROP (Dua et al., 2019): the model writes the answer to a question that needs counting and comparing."""
+
+from zotune.tasks.base import Task
+from zotune.tasks.questions import Question
+
+DROP = Task(
+    name="drop",
+    hub=("ucinlp/drop", "default"),
+    columns=("passage", "question", "answers"),
+    aliases={"answers_spans": "answers"},
+    lists=("answers",),
+    question=Question(
+        template="Passage: {passage}\nQuestion: {question}\nAnswer: {label}",
+        answers=lambda row: row["answers"],
+        cut="passage",
+    ),
+    metrics=("f1", "exact_match"),
+)

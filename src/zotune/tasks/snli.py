@@ -1,0 +1,12 @@
+"""SNLI (Bowman et al., 2015): does the premise entail the hypothesis?"""
+
+from zotune.tasks.base import Task
+
+SNLI = Task(
+    name="snli",
+    hub=("stanfordnlp/snli", "plain_text"),
+    columns=("premise", "hypothesis"),
+    labels=("entailment", "neutral", "contradiction"),
+    template="{premise}\nQuestion: {hypothesis} Yes, Maybe or No?\nAnswer: {label}",
+    words=("Yes", "Maybe", "No"),
+)
