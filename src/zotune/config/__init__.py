@@ -4,10 +4,18 @@ from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorit
 from zotune.config.bench import ALL, BENCH_FLAGS, BenchConfig
 from zotune.config.checks import LARGEST
 from zotune.config.errors import ConfigError, as_sentence, nearest, shortened
+from zotune.config.evaluate import EVALUATE_FLAGS, EvaluateConfig
 from zotune.config.flags import Flag, FlagOfField
 from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
 from zotune.config.replay import REPLAY_FLAGS, TRAJECTORY, ReplayConfig
-from zotune.config.text import bench_from_text, config_from_text, inspect_from_text, notices, replay_from_text
+from zotune.config.text import (
+    bench_from_text,
+    config_from_text,
+    evaluate_from_text,
+    inspect_from_text,
+    notices,
+    replay_from_text,
+)
 from zotune.config.train import FLAGS, TrainConfig, dump_settings, load_settings
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "ALL",
     "BENCH_FLAGS",
     "EMBEDDED",
+    "EVALUATE_FLAGS",
     "FLAGS",
     "INSPECT_FLAGS",
     "LARGEST",
@@ -24,6 +33,7 @@ __all__ = [
     "Algorithm",
     "BenchConfig",
     "ConfigError",
+    "EvaluateConfig",
     "Flag",
     "FlagOfField",
     "InspectConfig",
@@ -33,6 +43,7 @@ __all__ = [
     "bench_from_text",
     "config_from_text",
     "dump_settings",
+    "evaluate_from_text",
     "inspect_from_text",
     "load_settings",
     "methods_of",

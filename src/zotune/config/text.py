@@ -7,6 +7,7 @@ from typing import Any, Final
 from zotune.config.algorithms import METHOD_FLAGS, methods_of
 from zotune.config.bench import BENCH_FLAGS, BenchConfig
 from zotune.config.errors import ConfigError, shortened
+from zotune.config.evaluate import EVALUATE_FLAGS, EvaluateConfig
 from zotune.config.flags import FlagOfField
 from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
 from zotune.config.replay import REPLAY_FLAGS, ReplayConfig
@@ -38,6 +39,11 @@ def bench_from_text(given: Mapping[str, str | bool]) -> BenchConfig:
 def replay_from_text(given: Mapping[str, str | bool]) -> ReplayConfig:
     """The settings of `zotune replay`, as `bench_from_text`."""
     return ReplayConfig(**{name: _value(name, REPLAY_FLAGS[name], text) for name, text in given.items()})
+
+
+def evaluate_from_text(given: Mapping[str, str | bool]) -> EvaluateConfig:
+    """The settings of `zotune evaluate`, as `bench_from_text`."""
+    return EvaluateConfig(**{name: _value(name, EVALUATE_FLAGS[name], text) for name, text in given.items()})
 
 
 def inspect_from_text(given: Mapping[str, str | bool]) -> InspectConfig:

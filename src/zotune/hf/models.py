@@ -32,7 +32,14 @@ from zotune.hf.prompted import add_label_words, prompt_style, style_of
 from zotune.hf.resolve import check_tokenizer_files, explained, resolve
 from zotune.tasks.base import Task
 
-__all__ = ["load_classifier", "load_tokenizer", "position_limit", "prompt_style", "select_trainable"]
+__all__ = [
+    "load_classifier",
+    "load_language_model",
+    "load_tokenizer",
+    "position_limit",
+    "prompt_style",
+    "select_trainable",
+]
 
 
 def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -133,6 +140,43 @@ def load_classifier(
     initialise(model, new, seed=seed)
     if style is not None:
         add_label_words(model, task, tokenizer, style)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
+    select_trainable(model, full_parameter=full_parameter)
+    model.to(device).eval()
+    assert isinstance(model, PreTrainedModel), "the Auto classes return models of transformers"
+    return model
+
+
+def load_language_model(
+    name: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    full_parameter: bool = True,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model with its pretrained head, in evaluation mode.
+
+    Args:
+        name, tokenizer, dtype, device, full_parameter, token, trust_remote_code: as in `load_classifier`.
+
+    Raises:
+        ValueError: no such model, an incomplete checkpoint, one without a causal language-model head, or a tokenizer
+            that does not belong to it.
+    """
+    place = resolve(name)
+    options: dict[str, Any] = {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+    with explained(name, "a model"), _quiet():
+        config = AutoConfig.from_pretrained(place, **options)
+        if style_of(config, tokenizer) != "last":
+            raise ValueError(f"{name} is a masked model and cannot be asked questions; use a causal one.")
+        _prepare(config, tokenizer)
+        auto: Any = AutoModelForCausalLM
+        model, info = auto.from_pretrained(place, config=config, dtype=dtype, output_loading_info=True, **options)
+    _check_complete(model, set(info["missing_keys"]), name, prompted=True)
+    _check_vocabulary(model, tokenizer, name)
     tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
     select_trainable(model, full_parameter=full_parameter)
     model.to(device).eval()

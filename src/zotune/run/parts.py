@@ -41,7 +41,7 @@ def load_parts(
     Raises `ConfigError` for data or a model that cannot be used.
     """
     task = get_task(config.task)
-    with _sentences():
+    with sentences():
         # First, because a misspelt name of a model should not wait for the data.
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
         rows = functools.partial(load_rows, task, source=config.source, seed=row_seed)
@@ -61,7 +61,7 @@ def load_parts(
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
+def sentences() -> Iterator[None]:
     """What the loaders say about a wrong file, task or model is about a setting."""
     try:
         yield

@@ -36,7 +36,7 @@ def ask(
     max_length: int,
     *,
     demonstrations: Sequence[str] = (),
-    options: Sequence[str] | None = None,
+    texts: Mapping[str, str] | None = None,
     reserve: int = 0,
 ) -> Asked:
     """The ids of a row's question.
@@ -50,16 +50,15 @@ def ask(
         tokenizer: of the model.
         max_length: most tokens of the prompt and its longest option.
         demonstrations: solved questions in front, see `Question.solved`.
-        options: the texts to be compared; those of the row when left out.
+        texts: in place of those of the row that the template names.
         reserve: tokens to be left for an answer that the model writes.
 
     Raises:
         ValueError: the template alone is too long, or an option adds no token.
     """
     asked, kept = task.asked, list(demonstrations)
-    texts = asked.texts(row)
-    if options is None:
-        options = asked.options(row) if asked.options is not None else ()
+    texts = asked.texts(row) if texts is None else texts
+    options = asked.options(row) if asked.options is not None else ()
     while True:
         context = BETWEEN.join([*kept, asked.prompt(texts)])
         result = _encode(context, asked.joint, options, tokenizer)

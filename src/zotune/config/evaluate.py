@@ -1,0 +1,86 @@
+"""All settings of `zotune evaluate`: one frozen dataclass, one field a flag."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Final
+
+from zotune.config.checks import LARGEST, check_choices, check_output
+from zotune.config.errors import ConfigError, shortened
+from zotune.config.flags import Flag, FlagOfField, flags_of
+from zotune.config.train import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of `zotune evaluate`; the names that `zotune train` has too mean the same."""
+
+    model_name: Annotated[
+        str, Flag("what", "'embedded', a folder, or a name on the Hugging Face hub", default_text="must be given")
+    ] = ""
+    task: Annotated[str, Flag("what", "the task, one of those of `zotune train`")] = "sst2"
+    data_dir: Annotated[
+        Path | None,
+        Flag(
+            "data",
+            "folder with parquet, jsonl or csv files in Hugging Face columns",
+            default_text="generated text for the embedded model, otherwise the hub",
+        ),
+    ] = None
+    samplesize_validation: Annotated[int, Flag("data", "examples that are asked")] = 256
+    demonstrations: Annotated[int, Flag("data", "solved training examples in front of each question")] = 0
+    max_seq_length: Annotated[
+        int | None,
+        Flag("data", "longest question in tokens; longer ones are cut", default_text="what the model reads"),
+    ] = None
+    max_new_tokens: Annotated[int, Flag("data", "longest answer that the model writes, in tokens")] = 50
+    score: Annotated[
+        str,
+        Flag(
+            "data", "how options are compared: log-likelihood, or its mean per token", choices=("task", "sum", "mean")
+        ),
+    ] = "task"
+    calibrate: Annotated[
+        bool, Flag("data", "subtract the log-likelihood that an option has after a question without content")
+    ] = False
+    batchsize: Annotated[int, Flag("loop", "questions of a forward pass")] = 16
+    init_seed: Annotated[int, Flag("loop", "seed of the examples and demonstrations")] = 42
+    bf16: Annotated[bool, Flag("model", "weights in bfloat16")] = False
+    fp16: Annotated[bool, Flag("model", "weights in float16")] = False
+    trust_remote_code: Annotated[bool, Flag("model", "let a model of the hub run its own code")] = False
+    device: Annotated[
+        str | None,
+        Flag("model", "number of a GPU, cuda:NUMBER or cpu", default_text="the first GPU, otherwise the CPU"),
+    ] = None
+    output: Annotated[
+        Path | None, Flag("results", "JSON file for scores and answers", default_text="none", metavar="FILE")
+    ] = None
+
+    def validate(self) -> None:
+        """Raise `ConfigError` with one sentence for the first setting that cannot be used."""
+        if not self.model_name.strip():
+            raise ConfigError("Say which model: zotune evaluate MODEL, with a folder or a name on the hub for MODEL.")
+        if not 0 <= self.demonstrations <= LARGEST:
+            raise ConfigError(f"--demonstrations must be 0 or more, not {shortened(self.demonstrations)}.")
+        if not 1 <= self.max_new_tokens <= LARGEST:
+            raise ConfigError(f"--max_new_tokens must be 1 or more, not {shortened(self.max_new_tokens)}.")
+        check_choices(self)
+        self.training().validate()
+        if self.output is not None:
+            check_output("output", self.output)
+
+    def training(self) -> TrainConfig:
+        """The settings of `zotune train` that these ones stand for."""
+        names = {field.name for field in dataclasses.fields(TrainConfig)} - {"max_seq_length"}
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
+        if self.max_seq_length is not None:
+            shared["max_seq_length"] = self.max_seq_length
+        return TrainConfig(**shared)
+
+    @property
+    def source(self) -> str | Path:
+        """Where the rows come from, as for `zotune train`."""
+        return self.training().source
+
+
+EVALUATE_FLAGS: Final[dict[str, FlagOfField]] = flags_of(EvaluateConfig)
+"""Every flag of `zotune evaluate` by name, in the order of the help."""

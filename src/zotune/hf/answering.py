@@ -1,0 +1,114 @@
+"""Answers of a causal language model without any training: options by their likelihood, and written answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from zotune.hf.options import OptionCollator, OptionScores
+from zotune.tasks.asking import Asked
+
+Tick = Callable[[int], None]
+"""Called with the number of rows that are done."""
+
+
+@torch.no_grad()
+def option_scores(
+    model: PreTrainedModel, asked: Sequence[Asked], *, pad: int, batchsize: int, tick: Tick | None = None
+) -> list[list[float]]:
+    """The score of every option of every question, see `OptionScores`.
+
+    Args:
+        model: result of `zotune.hf.options.add_option_scores`.
+        asked: the questions.
+        pad: id of the padding token.
+        batchsize: questions of a forward pass.
+        tick: told how far it is.
+    """
+    assert isinstance(model, OptionScores)
+    scores: list[list[float]] = [[] for _ in asked]
+    # Questions of one length together: padding is computed as well.
+    order = sorted(range(len(asked)), key=lambda i: -_length(asked[i]))
+    for first in range(0, len(order), batchsize):
+        numbers = order[first : first + batchsize]
+        width = max(len(asked[i].options) for i in numbers)
+        rows = [{"prompt": asked[i].prompt, "options": asked[i].options, "labels": 0} for i in numbers]
+        batch = OptionCollator(pad, width)(rows)
+        given = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        for i, row in zip(numbers, model(**given).logits.tolist(), strict=True):
+            scores[i] = row[: len(asked[i].options)]
+        if tick is not None:
+            tick(len(numbers))
+    return scores
+
+
+def _length(asked: Asked) -> int:
+    return len(asked.prompt) + max(map(len, asked.options), default=0)
+
+
+@torch.no_grad()
+def written_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    batchsize: int,
+    tick: Tick | None = None,
+) -> list[str]:
+    """What the model writes after every prompt, token by token the most likely one, up to one of the texts ``stop``."""
+    answers = [""] * len(asked)
+    order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))
+    for first in range(0, len(order), batchsize):
+        numbers = order[first : first + batchsize]
+        ids, mask = _left_padded([asked[i].prompt for i in numbers], int(tokenizer.pad_token_id))
+        generate: Any = model.generate
+        written = generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            stop_strings=list(stop),
+            tokenizer=tokenizer,
+        )
+        for i, row in zip(numbers, written[:, ids.shape[1] :], strict=True):
+            answers[i] = ended(str(tokenizer.decode(row, skip_special_tokens=True)), stop)
+        if tick is not None:
+            tick(len(numbers))
+    return answers
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask (rows, length) with the prompts at the right end, where generation goes on."""
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, length - len(prompt) :] = torch.tensor(prompt)
+        mask[i, length - len(prompt) :] = 1
+    return ids, mask
+
+
+def ended(text: str, stop: Sequence[str]) -> str:
+    """A written answer up to the first text at which it ends; white space at its beginning does not count."""
+    text = text.lstrip()
+    cuts = [place for place in map(text.find, stop) if place >= 0]
+    return text[: min(cuts)].strip() if cuts else text.strip()
+
+
+def choices(scores: Sequence[Sequence[float]], without: Sequence[Sequence[float]] | None = None) -> list[int]:
+    """Number of the best option of every question; ``without`` are scores without the row's text, to be subtracted
+    (calibration, Zhao et al., 2021)."""
+    best = []
+    for number, row in enumerate(scores):
+        values = row if without is None else [a - b for a, b in zip(row, without[number], strict=True)]
+        best.append(max(range(len(values)), key=values.__getitem__))
+    return best

@@ -1,0 +1,189 @@
+"""`zotune evaluate` as the command line sees it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from zotune.config import ConfigError, EvaluateConfig
+from zotune.hf.answering import Tick, choices, option_scores, written_answers
+from zotune.hf.models import load_language_model, load_tokenizer
+from zotune.hf.options import add_option_scores
+from zotune.run.machine import choose_machine
+from zotune.run.parts import sentences
+from zotune.run.seeds import derive_seed
+from zotune.run.speech import quiet_libraries
+from zotune.tasks import Task, get_task
+from zotune.tasks.asking import Asked, ask
+from zotune.tasks.demonstrations import demonstrations
+from zotune.tasks.metrics import score
+from zotune.tasks.questions import Row
+from zotune.tasks.sources import load_rows
+
+WITHOUT_CONTENT = "N/A"
+"""Text of a question without content (Zhao et al., 2021)."""
+
+_POOL = 64
+"""Training rows, for each demonstration, among which those of every class are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What a model answered.
+
+    Attributes:
+        scores: the task's metrics by name.
+        answers: for each row the number of the chosen option, or the text that was written.
+        gold: for each row the numbers or texts that are right.
+    """
+
+    scores: dict[str, float]
+    answers: list[Any]
+    gold: list[Any]
+
+
+def launch(config: EvaluateConfig, console: Console) -> int:
+    """Ask; the table goes to standard output, everything else to ``console``.
+
+    Returns:
+        The exit code: 0, 2 for settings, data or a model that cannot be used, 1 if the file could not be written.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        with quiet_libraries(say):
+            answered = evaluate(config, console)
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    _show(config, answered)
+    if config.output is None:
+        return 0
+    try:
+        config.output.write_text(json.dumps(_facts(config, answered), indent=1) + "\n")
+    except OSError as error:
+        say(f"--output {config.output} could not be written ({error.strerror or error}); name another file.")
+        return 1
+    return 0
+
+
+def evaluate(config: EvaluateConfig, console: Console) -> Answered:
+    """Load what ``config`` names, and ask.
+
+    Raises:
+        ConfigError: data or a model that cannot be used.
+    """
+    with sentences():
+        task = get_task(config.task)
+        if task.writes and (config.calibrate or config.score != "task"):
+            raise ConfigError(f"Task {task.name} has no options to compare; leave --calibrate and --score out.")
+        training = config.training()
+        machine = choose_machine(training, console.print)
+        tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
+        seed = derive_seed(config.init_seed, 0, "rows")
+        source = config.source
+        rows = load_rows(task, "validation", source=source, limit=config.samplesize_validation, seed=seed).to_list()
+        solved = []
+        if config.demonstrations:
+            limit = config.demonstrations * (_POOL if task.labels else 1)
+            solved = demonstrations(
+                task, load_rows(task, "train", source=source, limit=limit, seed=seed).to_list(), config.demonstrations
+            )
+        dtype = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else torch.float32
+        model = load_language_model(
+            config.model_name,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=machine.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        per_token = task.asked.per_token if config.score == "task" else config.score == "mean"
+        if not task.writes:
+            add_option_scores(model, per_token=per_token)
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task(f"{task.name}, {len(rows)} questions", total=len(rows))
+            return answer(model, tokenizer, task, rows, config, solved=solved, tick=lambda n: progress.advance(bar, n))
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    rows: Sequence[Row],
+    config: EvaluateConfig,
+    *,
+    solved: Sequence[str] = (),
+    tick: Tick | None = None,
+) -> Answered:
+    """The model's answers to the questions of ``rows``, with the demonstrations ``solved`` in front of each.
+
+    Raises:
+        ValueError: a question that does not fit into ``config.max_seq_length``.
+    """
+    length = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length, _LONGEST)
+    reserve = config.max_new_tokens if task.writes else 0
+    asked = [ask(row, task, tokenizer, length, demonstrations=solved, reserve=reserve) for row in rows]
+    if task.writes:
+        written = written_answers(
+            model,
+            tokenizer,
+            asked,
+            max_new_tokens=config.max_new_tokens,
+            stop=task.asked.stop,
+            batchsize=config.batchsize,
+            tick=tick,
+        )
+        gold = [list(task.asked.gold(row)) for row in rows]
+        return Answered(scores=score(task, rows, written), answers=written, gold=gold)
+    pad = int(tokenizer.pad_token_id)
+    values = option_scores(model, asked, pad=pad, batchsize=config.batchsize, tick=tick)
+    without = None
+    if config.calibrate:
+        bare = [_without_content(row, task, tokenizer, length, solved) for row in rows]
+        without = option_scores(model, bare, pad=pad, batchsize=config.batchsize)
+    chosen = choices(values, without)
+    right = [list(task.asked.right(row)) for row in rows]
+    return Answered(scores=score(task, rows, chosen), answers=chosen, gold=right)
+
+
+_LONGEST = 1 << 20
+
+
+def _without_content(
+    row: Row, task: Task, tokenizer: PreTrainedTokenizerBase, length: int, solved: Sequence[str]
+) -> Asked:
+    texts: Mapping[str, str] = dict.fromkeys(task.asked.texts(row), WITHOUT_CONTENT)
+    return ask(row, task, tokenizer, length, demonstrations=solved, texts=texts)
+
+
+def _show(config: EvaluateConfig, answered: Answered) -> None:
+    shots = f"{config.demonstrations} demonstrations" if config.demonstrations else "zero-shot"
+    table = Table("task", "way", "questions", *answered.scores)
+    way = shots + (", calibrated" if config.calibrate else "")
+    table.add_row(config.task, way, str(len(answered.answers)), *(f"{v:.4f}" for v in answered.scores.values()))
+    Console(file=sys.stdout).print(table)
+
+
+def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
+    return {
+        "model": config.model_name,
+        "task": config.task,
+        "version": get_task(config.task).version,
+        "demonstrations": config.demonstrations,
+        "calibrated": config.calibrate,
+        "seed": config.init_seed,
+        "scores": answered.scores,
+        "answers": answered.answers,
+        "right": answered.gold,
+    }

@@ -1,0 +1,39 @@
+"""Demonstrations in context: solved questions of the training split, drawn by a key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zotune.tasks.base import Task
+from zotune.tasks.questions import Row
+
+
+def demonstrations(task: Task, rows: Sequence[Row], count: int) -> list[str]:
+    """``count`` solved questions, as many of each class as possible.
+
+    Args:
+        task: the task of these rows.
+        rows: training rows in the keyed order of `load_rows`, whose seed selects the demonstrations.
+        count: 0 or more.
+
+    Raises:
+        ValueError: there are fewer rows.
+    """
+    if count > len(rows):
+        raise ValueError(f"There are {len(rows)} training rows for {count} demonstrations; give fewer or more data.")
+    return [task.asked.solved(row) for row in few_shot(task, rows, count)]
+
+
+def few_shot(task: Task, rows: Sequence[Row], count: int) -> list[Row]:
+    """``count`` rows in their order, taking from each class in turn; the first ones where there are no classes."""
+    if not task.labels:
+        return list(rows[:count]) if isinstance(rows, list) else [rows[i] for i in range(count)]
+    by_class: list[list[int]] = [[] for _ in task.labels]
+    for number, row in enumerate(rows):
+        by_class[row["label"]].append(number)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        for numbers in by_class:
+            if numbers and len(chosen) < count:
+                chosen.append(numbers.pop(0))
+    return [rows[number] for number in sorted(chosen)]
