@@ -30,6 +30,7 @@ _AT_LEAST_ONE = (
     "rank",
     "direction_rank",
     "step_interval",
+    "max_new_tokens",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
 _NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
@@ -50,6 +51,7 @@ _COUNTED = (
     "rank",
     "direction_rank",
     "step_interval",
+    "max_new_tokens",
 )
 _OF_A_STEP = ("batchsize", "batchsize_limit", "num_queries")
 _LARGEST_OF_A_STEP = 10**6

@@ -8,6 +8,7 @@ from zotune.config import checks
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
+from zotune.tasks import TASKS
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ class TrainConfig:
 
     # What is trained on what
     model_name: Annotated[str, Flag("what", "'embedded', a folder, or a name on the Hugging Face hub")] = EMBEDDED
-    task: Annotated[str, Flag("what", "mnli qnli sst2 cola rte boolq wic cb wsc copa")] = "sst2"
+    task: Annotated[str, Flag("what", " ".join(TASKS))] = "sst2"
     algorithm: Annotated[str, Flag("what", "the method", choices=tuple(ALGORITHMS))] = "LOREN"
     # Data
     data_dir: Annotated[
@@ -38,6 +39,17 @@ class TrainConfig:
     soft_prompt: Annotated[
         bool, Flag("data", "ask in words and compare the label words' logits, instead of a new head")
     ] = False
+    objective: Annotated[
+        str | None,
+        Flag(
+            "data",
+            "what becomes small: cross entropy of classes or options, minus the likelihood of the right answer,"
+            " 1 - accuracy, f1 or exact_match, or a function of (model, batch): classes options likelihood accuracy f1"
+            " exact_match FILE.py:FUNCTION",
+            default_text="classes; options or likelihood where a task has no classes",
+        ),
+    ] = None
+    max_new_tokens: Annotated[int, Flag("data", "longest answer that a model writes, in tokens")] = 32
     # Loop
     epochs: Annotated[float, Flag("loop", "passes over the training examples")] = 10.0
     batchsize: Annotated[int, Flag("loop", "examples a step, over all processes together")] = 16

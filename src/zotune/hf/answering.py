@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zotune.hf.options import OptionCollator, OptionScores
+from zotune.hf.options import OptionCollator, OptionScores, as_language_model
 from zotune.tasks.asking import Asked
 
 Tick = Callable[[int], None]
@@ -66,19 +66,20 @@ def written_answers(
     order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))
     for first in range(0, len(order), batchsize):
         numbers = order[first : first + batchsize]
-        ids, mask = _left_padded([asked[i].prompt for i in numbers], int(tokenizer.pad_token_id))
-        generate: Any = model.generate
-        written = generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-            stop_strings=list(stop),
-            tokenizer=tokenizer,
-        )
+        ids, mask = left_padded([asked[i].prompt for i in numbers], int(tokenizer.pad_token_id))
+        with as_language_model(model) as writer:
+            generate: Any = writer.generate
+            written = generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                pad_token_id=tokenizer.pad_token_id,
+                stop_strings=list(stop),
+                tokenizer=tokenizer,
+            )
         for i, row in zip(numbers, written[:, ids.shape[1] :], strict=True):
             answers[i] = ended(str(tokenizer.decode(row, skip_special_tokens=True)), stop)
         if tick is not None:
@@ -86,7 +87,7 @@ def written_answers(
     return answers
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ids and mask (rows, length) with the prompts at the right end, where generation goes on."""
     length = max(map(len, prompts))
     ids = torch.full((len(prompts), length), pad, dtype=torch.int64)

@@ -7,7 +7,8 @@ names and `save_pretrained` stay those of the language model.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -80,6 +81,18 @@ def add_option_scores(model: PreTrainedModel, *, per_token: bool) -> PreTrainedM
     return model
 
 
+@contextmanager
+def as_language_model(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The language model behind the mixin, which writes."""
+    kind = type(model)
+    if isinstance(model, OptionScores):
+        model.__class__ = kind.__mro__[2]
+    try:
+        yield model
+    finally:
+        model.__class__ = kind
+
+
 def option_likelihood(outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:  # noqa: ARG001
     """Language modelling on the right option: minus its mean score over the rows, float32.
 
@@ -90,6 +103,18 @@ def option_likelihood(outputs: Any, labels: Tensor | None, num_items_in_batch: T
         raise ValueError("The batch has no 'labels'.")
     scores: Tensor = outputs["logits"]
     return -scores.gather(1, labels[:, None]).mean()
+
+
+def error_rate(outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:  # noqa: ARG001
+    """Share of rows whose largest score is not the right one, float32: accuracy as a loss, which has no gradient.
+
+    Raises:
+        ValueError: there are no labels.
+    """
+    if labels is None:
+        raise ValueError("The batch has no 'labels'.")
+    scores: Tensor = outputs["logits"]
+    return (scores.argmax(1) != labels).float().mean()
 
 
 class OptionCollator:

@@ -58,6 +58,9 @@ class ZOTrainer(Lifecycle):
             out, sequence classifiers use cross entropy in float32 and other models their own loss.
         halve_when_out_of_memory: halve the rows of a forward pass when memory runs out, and go on; zeroth-order
             optimizers only.
+        objective: function of (model, batch) that gives the loss in place of all that, as a number or a one-element
+            tensor; zeroth-order optimizers only. It need have no gradient.
+        train_collator: makes a batch from training examples; ``data_collator`` when left out.
         callbacks: further callbacks; one that has a method ``attach`` is given the trainer, one that has ``close`` is
             closed when training ends in whatever way.
 
@@ -82,6 +85,8 @@ class ZOTrainer(Lifecycle):
         compute_metrics: Metrics | None = None,
         compute_loss_func: LossFunction | None = None,
         halve_when_out_of_memory: bool = False,
+        objective: Callable[[nn.Module, Batch], float | torch.Tensor] | None = None,
+        train_collator: Callable[..., Batch] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if data_seed < 0:
@@ -92,10 +97,10 @@ class ZOTrainer(Lifecycle):
         args._n_gpu = min(1, args.n_gpu)
         # The filter replaces a nan loss by the mean of earlier ones.
         args.logging_nan_inf_filter = False
-        if compute_loss_func is None and has_class_logits(model):
+        if compute_loss_func is None and objective is None and has_class_logits(model):
             compute_loss_func = class_cross_entropy
             compute_metrics = with_exact_loss(compute_metrics)
-        self._optimizer_factory = optimizer_factory
+        self._optimizer_factory, self._objective, self._train_collator = optimizer_factory, objective, train_collator
         self._portions = Portions(halve=halve_when_out_of_memory)
         self._portions.record = self._record_portions
         self._data_seed = data_seed
@@ -121,6 +126,16 @@ class ZOTrainer(Lifecycle):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self._attach_callbacks()
+
+    def get_train_dataloader(self) -> Any:
+        """The library's, with the collator of the training rows."""
+        if self._train_collator is None:
+            return super().get_train_dataloader()
+        kept, self.data_collator = self.data_collator, self._train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = kept
 
     # Counters of the seam with the command line.
 
@@ -298,7 +313,9 @@ class ZOTrainer(Lifecycle):
         return self._portions.estimate(optimizer, inputs, rows, portion)
 
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
-        def alone() -> torch.Tensor:
+        def alone() -> float | torch.Tensor:
+            if self._objective is not None:
+                return self._objective(model, dict(inputs))
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
         return optimizer.estimate(self._staged(model, inputs) or alone, weight=rows)
@@ -312,7 +329,7 @@ class ZOTrainer(Lifecycle):
     def _staged(self, model: nn.Module, inputs: Batch) -> Staged | None:
         """Where the loss is a function of outputs and labels: the model's forward, which queries may share, apart from
         the loss, which then may be any function."""
-        loss = self.compute_loss_func
+        loss = self.compute_loss_func if self._objective is None else None
         own_loss = type(self).compute_loss is not Trainer.compute_loss or self.label_smoother is not None
         if loss is None or own_loss or "labels" not in inputs:
             return None

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import zotune
 from zotune.config import TrainConfig, shortened
-from zotune.hf.models import load_classifier
+from zotune.hf.models import load_classifier, load_language_model
 from zotune.tasks import get_task
 from zotune.trajectory import TrajectoryError
 
@@ -35,6 +35,7 @@ class BaseFacts:
         dtype: of all weights, a key of `DTYPES`.
         full_parameter: all parameters are trained.
         prompted: label words in place of a new head.
+        question: options or answers of a causal language model; also in place of a new head.
     """
 
     model_name: str
@@ -43,9 +44,10 @@ class BaseFacts:
     dtype: str
     full_parameter: bool
     prompted: bool
+    question: bool = False
 
     @classmethod
-    def of(cls, config: TrainConfig, *, dtype: torch.dtype, head_seed: int) -> Self:
+    def of(cls, config: TrainConfig, *, dtype: torch.dtype, head_seed: int, question: bool = False) -> Self:
         """The facts of a run."""
         return cls(
             model_name=config.model_name,
@@ -54,14 +56,17 @@ class BaseFacts:
             dtype=str(dtype).removeprefix("torch."),
             full_parameter=config.full_parameter,
             prompted=config.soft_prompt,
+            question=question,
         )
 
 
-def about_of(config: TrainConfig, model: PreTrainedModel, *, dtype: torch.dtype, head_seed: int) -> dict[str, Any]:
+def about_of(
+    config: TrainConfig, model: PreTrainedModel, *, dtype: torch.dtype, head_seed: int, question: bool = False
+) -> dict[str, Any]:
     """What the header of a run's trajectory says in `about`, for a model that has made no step yet."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return {
-        **dataclasses.asdict(BaseFacts.of(config, dtype=dtype, head_seed=head_seed)),
+        **dataclasses.asdict(BaseFacts.of(config, dtype=dtype, head_seed=head_seed, question=question)),
         "algorithm": config.algorithm,
         "max_seq_length": config.max_seq_length,
         "revision": getattr(model.config, "_commit_hash", None),
@@ -82,9 +87,12 @@ def facts_of(about: Mapping[str, Any]) -> BaseFacts | None:
     for name, kind in kinds.items():
         if type(about[name]) is not kind:
             raise TrajectoryError(f"its header says {name}={shortened(repr(about[name]))}, which no run does")
+    question = about.get("question", False)  # which files of version 0.1.0 before questions do not say
+    if type(question) is not bool:
+        raise TrajectoryError(f"its header says question={shortened(repr(question))}, which no run does")
     if about["dtype"] not in DTYPES or about["head_seed"] < 0:
         raise TrajectoryError("its header has a dtype or a seed of the head that no run has")
-    return BaseFacts(**{name: about[name] for name in kinds})
+    return BaseFacts(**{name: about[name] for name in kinds}, question=question)
 
 
 def base_model(
@@ -107,6 +115,15 @@ def base_model(
     Raises:
         ValueError: see `zotune.hf.models.load_classifier`; or there is no such task.
     """
+    if facts.question:
+        return load_language_model(
+            facts.model_name if name is None else name,
+            tokenizer=tokenizer,
+            dtype=DTYPES[facts.dtype],
+            device=device,
+            full_parameter=facts.full_parameter,
+            trust_remote_code=trust_remote_code,
+        )
     return load_classifier(
         facts.model_name if name is None else name,
         get_task(facts.task),

@@ -2,29 +2,49 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, TrainConfig
 from zotune.hf.models import load_tokenizer, prompt_style
 from zotune.run.base import BaseFacts, base_model
-from zotune.tasks import get_task
+from zotune.run.objectives import Objective, objective_of
+from zotune.run.questions import question_parts
+from zotune.tasks import compute_metrics, get_task
 from zotune.tasks.sources import load_rows
 from zotune.tasks.tokens import tokenise
+
+Metrics = Callable[[Any], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What is loaded before anything is trained."""
+    """What is loaded before anything is trained.
+
+    Attributes:
+        tokenizer: of the model.
+        model: reads what ``collator`` makes.
+        train: rows as token ids.
+        validation: the same.
+        objective: what is trained.
+        collator: of both sets of rows, but for those that are trained on where ``train_collator`` is given.
+        train_collator: see `collator`.
+        metrics: of an evaluation.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
     train: datasets.Dataset
     validation: datasets.Dataset
+    objective: Objective
+    collator: Callable[[list[Any]], dict[str, Any]]
+    train_collator: Callable[[list[Any]], dict[str, Any]] | None = None
+    metrics: Metrics
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -40,24 +60,42 @@ def load_parts(
 
     Raises `ConfigError` for data or a model that cannot be used.
     """
-    task = get_task(config.task)
     with sentences():
+        task = get_task(config.task)
+        objective = objective_of(
+            config.objective, task, soft_prompt=config.soft_prompt, zeroth_order=config.zeroth_order
+        )
         # First, because a misspelt name of a model should not wait for the data.
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
         rows = functools.partial(load_rows, task, source=config.source, seed=row_seed)
         train = rows("train", limit=config.samplesize)
         validation = rows("validation", limit=config.samplesize_validation)
+        question = objective.form == "question"
         model = base_model(
-            BaseFacts.of(config, dtype=dtype, head_seed=head_seed),
+            BaseFacts.of(config, dtype=dtype, head_seed=head_seed, question=question),
             tokenizer=tokenizer,
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
+        if question:
+            return Parts(
+                tokenizer=tokenizer,
+                objective=objective,
+                **question_parts(config, task, objective, model, tokenizer, train.to_list(), validation.to_list()),
+            )
         prompt = prompt_style(model)
         tokens = [
             tokenise(split, task, tokenizer, config.max_seq_length, prompt=prompt) for split in (train, validation)
         ]
-    return Parts(tokenizer=tokenizer, model=model, train=tokens[0], validation=tokens[1])
+    return Parts(
+        tokenizer=tokenizer,
+        model=model,
+        train=tokens[0],
+        validation=tokens[1],
+        objective=objective,
+        collator=DataCollatorWithPadding(tokenizer),
+        metrics=compute_metrics(task),
+    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -10,13 +10,14 @@ from typing import Any, Final
 import torch
 import transformers
 from rich.console import Console
-from transformers import DataCollatorWithPadding, TrainerCallback
+from transformers import TrainerCallback
 
 from zotune.config import LARGEST, ConfigError, TrainConfig
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
 from zotune.hf.recorder import RunRecorder
 from zotune.hf.trainer import OptimizerFactory, ZOTrainer
+from zotune.hf.writing import WrittenObjective
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
@@ -32,7 +33,7 @@ from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
 from zotune.run.warm import warm_up
-from zotune.tasks import compute_metrics, get_task
+from zotune.tasks import get_task
 from zotune.trajectory import TrajectoryError, read
 
 logger = logging.getLogger("zotune")
@@ -211,25 +212,40 @@ class TrainingRun:
                 "device_used": str(machine.device),
             }
             write_config(self.folder, config, facts)
+        arguments = training_arguments(
+            config,
+            machine,
+            folder=self.folder,
+            rows=rows,
+            seed=self._seed("dropout"),
+            resumed=resumed,
+        )
+        # Questions have columns of their own, which the collator makes the model's arguments of.
+        arguments.remove_unused_columns = parts.objective.form != "question"
         return ZOTrainer(
             model=parts.model,
-            args=training_arguments(
-                config,
-                machine,
-                folder=self.folder,
-                rows=rows,
-                seed=self._seed("dropout"),
-                resumed=resumed,
-            ),
+            args=arguments,
             optimizer_factory=self._optimizer_factory(rows),
             data_seed=self._seed("order"),
             train_dataset=parts.train,
             eval_dataset=parts.validation,
-            data_collator=DataCollatorWithPadding(parts.tokenizer),
+            data_collator=parts.collator,
+            train_collator=parts.train_collator,
             processing_class=parts.tokenizer,
-            compute_metrics=compute_metrics(get_task(config.task)),
+            compute_metrics=parts.metrics,
+            compute_loss_func=parts.objective.loss,
+            objective=self._whole(parts),
             halve_when_out_of_memory=config.on_out_of_memory == "halve",
             callbacks=self._callbacks(parts),
+        )
+
+    def _whole(self, parts: Parts) -> Callable[..., float | torch.Tensor] | None:
+        """The objective that is a function of model and batch, if it is one."""
+        if parts.objective.written is None:
+            return parts.objective.whole
+        stop = get_task(self.config.task).asked.stop
+        return WrittenObjective(
+            parts.tokenizer, parts.objective.written, max_new_tokens=self.config.max_new_tokens, stop=stop
         )
 
     def _optimizer_factory(self, rows: int) -> OptimizerFactory:
@@ -240,7 +256,13 @@ class TrainingRun:
         assert self.folder is not None
         callbacks: list[TrainerCallback] = []
         if self.config.zeroth_order:
-            about = about_of(self.config, parts.model, dtype=self._dtype(), head_seed=self._seed("head"))
+            about = about_of(
+                self.config,
+                parts.model,
+                dtype=self._dtype(),
+                head_seed=self._seed("head"),
+                question=parts.objective.form == "question",
+            )
             callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, about))
         callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ def ask(
     *,
     demonstrations: Sequence[str] = (),
     texts: Mapping[str, str] | None = None,
+    options: Callable[[Row], Sequence[str]] | None = None,
     reserve: int = 0,
 ) -> Asked:
     """The ids of a row's question.
@@ -51,6 +52,7 @@ def ask(
         max_length: most tokens of the prompt and its longest option.
         demonstrations: solved questions in front, see `Question.solved`.
         texts: in place of those of the row that the template names.
+        options: row -> texts in place of the row's options.
         reserve: tokens to be left for an answer that the model writes.
 
     Raises:
@@ -58,10 +60,11 @@ def ask(
     """
     asked, kept = task.asked, list(demonstrations)
     texts = asked.texts(row) if texts is None else texts
-    options = asked.options(row) if asked.options is not None else ()
+    of_row = options or asked.options
+    continued = of_row(row) if of_row is not None else ()
     while True:
         context = BETWEEN.join([*kept, asked.prompt(texts)])
-        result = _encode(context, asked.joint, options, tokenizer)
+        result = _encode(context, asked.joint, continued, tokenizer)
         excess = len(result.prompt) + max([reserve, *map(len, result.options)]) - max_length
         if excess <= 0:
             return result

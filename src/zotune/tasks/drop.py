@@ -14,5 +14,5 @@ DROP = Task(
         answers=lambda row: row["answers"],
         cut="passage",
     ),
-    metrics=("f1", "exact_match"),
+    metrics=("accuracy", "f1"),
 )

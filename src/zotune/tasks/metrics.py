@@ -87,8 +87,13 @@ def _bag_f1(a: list[str], b: list[str]) -> float:
     return 2.0 * common / (len(a) + len(b))
 
 
-TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {"exact_match": exact_match, "f1": text_f1}
-"""Metrics of one answer; those of a task are their means over its rows."""
+TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "exact_match": exact_match,
+    "f1": text_f1,
+    "accuracy": exact_match,
+}
+"""Metrics of one answer; those of a task are their means over its rows.  The accuracy of written answers is that of
+exact matches."""
 
 
 def score(task: Task, rows: Sequence[Row], choices: Sequence[int] | Sequence[str]) -> dict[str, float]:
@@ -106,7 +111,11 @@ def score(task: Task, rows: Sequence[Row], choices: Sequence[int] | Sequence[str
         raise ValueError("There is no row to evaluate; give a larger --samplesize_validation.")
     asked, scores = task.asked, {}
     for name in task.metrics:
-        if name in METRICS:
+        if name == "accuracy" and asked.options is not None:
+            hits = [choice in asked.right(row) for choice, row in zip(choices, rows, strict=True)]
+            scores[name] = sum(hits) / len(hits)
+            continue
+        if name in METRICS and asked.options is not None:
             scores[name] = METRICS[name](np.asarray(choices), np.asarray([row["label"] for row in rows]))
             continue
         texts = choices if asked.options is None else _named(asked, rows, choices)

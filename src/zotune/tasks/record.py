@@ -50,5 +50,5 @@ RECORD = Task(
         cut="article",
         per_token=True,
     ),
-    metrics=("exact_match", "f1"),
+    metrics=("accuracy", "f1"),
 )

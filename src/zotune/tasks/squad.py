@@ -13,5 +13,5 @@ SQUAD = Task(
         answers=lambda row: row["answers"],
         cut="context",
     ),
-    metrics=("f1", "exact_match"),
+    metrics=("accuracy", "f1"),
 )

@@ -1,0 +1,86 @@
+"""What a run trains: the form in which the model reads a task, and the number that becomes small."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from torch import Tensor, nn
+
+from zotune.config import ConfigError, nearest
+from zotune.hf.options import error_rate, option_likelihood
+from zotune.hf.own import load_function
+from zotune.tasks import Task
+
+Form = Literal["head", "words", "question"]
+"""A new classification head; label words by their first tokens; options or answers of a causal model."""
+
+NAMES: Final = ("classes", "options", "likelihood", "accuracy", "f1", "exact_match")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a run trains.
+
+    Attributes:
+        name: one of `NAMES`, or FILE.py:FUNCTION.
+        form: how the model reads the rows.
+        loss: function of (outputs, labels); None is the cross entropy of the scores.
+        whole: function of (model, batch) in place of everything else.
+        right_alone: rows are trained on their right option only.
+        written: the model writes answers, and the loss is 1 minus this metric of theirs.
+    """
+
+    name: str
+    form: Form
+    loss: Callable[..., Tensor] | None = None
+    whole: Callable[[nn.Module, dict[str, Any]], float | Tensor] | None = None
+    right_alone: bool = False
+    written: str | None = None
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether first-order methods can train it."""
+        return self.whole is None and self.written is None and self.loss is not error_rate
+
+
+def default_objective(task: Task) -> str:
+    """The objective of a task when none is named."""
+    return "classes" if task.labels else "likelihood" if task.writes else "options"
+
+
+def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_order: bool) -> Objective:
+    """What ``--objective`` stands for.
+
+    Raises:
+        ConfigError: there is no such objective, the task does not have it, or the method needs a gradient of it.
+    """
+    name = default_objective(task) if name is None else name
+    objective = _made(name, task, "words" if soft_prompt else "head")
+    if soft_prompt and objective.form == "question":
+        raise ConfigError(f"--soft_prompt belongs to --objective classes; with {name} leave it out.")
+    if not (zeroth_order or objective.differentiable):
+        raise ConfigError(f"--objective {name} has no gradient; choose a zeroth-order --algorithm.")
+    return objective
+
+
+def _made(name: str, task: Task, form: Form) -> Objective:
+    if ".py:" in name:
+        return Objective(name=name, form=form if task.labels else "question", whole=load_function(name))
+    if name not in NAMES:
+        like = nearest(name, NAMES)
+        raise ConfigError(f"There is no objective {name!r}{like} A function of your own is FILE.py:FUNCTION.")
+    if name in ("f1", "exact_match"):
+        if not task.writes:
+            raise ConfigError(f"Task {task.name} has no written answers; --objective {name} needs squad or drop.")
+        return Objective(name=name, form="question", written=name)
+    if name == "likelihood":
+        return Objective(name=name, form="question", loss=option_likelihood, right_alone=True)
+    if task.writes:
+        raise ConfigError(f"The answers of task {task.name} are written; choose likelihood, f1 or exact_match.")
+    if name == "classes" and not task.labels:
+        raise ConfigError(f"Task {task.name} has no classes; choose --objective options or likelihood.")
+    if name == "accuracy":
+        return Objective(name=name, form=form if task.labels else "question", loss=error_rate)
+    return Objective(name=name, form=form if name == "classes" else "question")

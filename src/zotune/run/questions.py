@@ -1,0 +1,105 @@
+"""The parts of a run whose task is a question to a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from zotune.config import TrainConfig
+from zotune.hf.answering import written_answers
+from zotune.hf.options import OptionCollator, add_option_scores
+from zotune.hf.writing import WritingCollator
+from zotune.run.objectives import Objective
+from zotune.tasks import Task, compute_metrics
+from zotune.tasks.asking import Asked, as_columns, ask
+from zotune.tasks.metrics import score
+from zotune.tasks.questions import Row
+
+
+def question_parts(
+    config: TrainConfig,
+    task: Task,
+    objective: Objective,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Row],
+    validation: Sequence[Row],
+) -> dict[str, Any]:
+    """Model, data, collators and metrics of `zotune.run.parts.Parts`."""
+    per_token = objective.right_alone or task.writes or task.asked.per_token
+    model = add_option_scores(model, per_token=per_token)
+    length = min(config.max_seq_length, tokenizer.model_max_length)
+    pad = int(tokenizer.pad_token_id)
+    taught, asked = (_asked(rows, task, tokenizer, length, config) for rows in (train, validation))
+    labels = [row["label"] for row in train], [row["label"] for row in validation]
+    width = max(len(question.options) for question in asked)
+    if objective.right_alone:
+        rows, collator = as_columns(taught, labels[0], right_alone=True), OptionCollator(pad, 1)
+    else:
+        rows = as_columns(taught, labels[0])
+        collator = OptionCollator(pad, max(len(question.options) for question in taught))
+    written = objective.written is not None
+    if written:
+        rows = {"prompt": [q.prompt for q in taught], "gold": [list(task.asked.gold(row)) for row in train]}
+    metrics = _metrics(config, task, objective, model, tokenizer, validation, asked)
+    return {
+        "model": model,
+        "train": datasets.Dataset.from_dict(rows),
+        "validation": datasets.Dataset.from_dict(as_columns(asked, labels[1])),
+        "collator": OptionCollator(pad, width),
+        "train_collator": WritingCollator(pad) if written else collator,
+        "metrics": metrics,
+    }
+
+
+def _asked(
+    rows: Sequence[Row], task: Task, tokenizer: PreTrainedTokenizerBase, length: int, config: TrainConfig
+) -> list[Asked]:
+    """The questions; of tasks with written answers, with the first right answer as the only option."""
+    reserve = config.max_new_tokens if task.writes else 0
+    options = (lambda row: task.asked.gold(row)[:1]) if task.writes else None
+    return [ask(row, task, tokenizer, length, options=options, reserve=reserve) for row in rows]
+
+
+def _metrics(
+    config: TrainConfig,
+    task: Task,
+    objective: Objective,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    asked: Sequence[Asked],
+) -> Callable[[Any], dict[str, float]]:
+    """The function that `transformers.Trainer` calls as `compute_metrics`, with the loss that is trained."""
+    of_options = compute_metrics(task, rows)
+
+    def compute(prediction: Any) -> dict[str, float]:
+        scores = np.asarray(prediction.predictions, dtype=np.float64)
+        labels = np.asarray(prediction.label_ids)
+        right = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
+        if not task.writes:
+            loss = -right
+            if not objective.right_alone:
+                top = scores.max(axis=1)
+                loss = np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - right
+            return {"loss": float(loss.mean()), **of_options(prediction)}
+        written = written_answers(
+            model,
+            tokenizer,
+            asked,
+            max_new_tokens=config.max_new_tokens,
+            stop=task.asked.stop,
+            batchsize=config.batchsize,
+        )
+        found = score(task, rows, written)
+        return {"loss": 1.0 - found[_named(objective.written)] if objective.written else float(-right.mean()), **found}
+
+    return compute
+
+
+def _named(metric: str) -> str:
+    return "accuracy" if metric == "exact_match" else metric
