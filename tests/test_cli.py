@@ -62,7 +62,7 @@ WRONG = {
     "rate that is no number": ("--lr nan", "--lr must be a finite number"),
     "empty batch": ("--batchsize 0", "--batchsize must be at least 1, not 0."),
     "fraction of a batch": ("--batchsize 1.5", "--batchsize takes a whole number, not '1.5'."),
-    "unknown task": ("--task sst", "There is no task 'sst'. Did you mean 'sst2'?"),
+    "unknown task": ("--task sst_2", "There is no task 'sst_2'. Did you mean 'sst2'?"),
     "unknown algorithm": ("--algorithm LORAN", "did you mean LOREN?"),
     "unknown device": ("--device tpu", "--device must be cpu"),
     "one query": ("--num_queries 1", "--num_queries with LOREN must be at least 2"),

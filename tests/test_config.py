@@ -23,12 +23,12 @@ anchor eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping mo
 samplesize_validation batchsize batchsize_limit full_parameter max_seq_length device results save_ckpt save_every
 eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend
-on_out_of_memory"""
+on_out_of_memory objective max_new_tokens"""
 
 WRONG = {
     "algorithm of another name": ({"algorithm": "LORENZ"}, "did you mean LOREN?"),
     "algorithm in small letters": ({"algorithm": "hizoo"}, "did you mean HiZOO?"),
-    "unknown task": ({"task": "sst3"}, "no task 'sst3'. Did you mean 'sst2'?"),
+    "unknown task": ({"task": "boolk"}, "no task 'boolk'. Did you mean 'boolq'?"),
     "task that is not generated": ({"task": "wsc"}, "No text is generated for the task wsc; give --data_dir"),
     "empty model name": ({"model_name": " "}, "--model_name must not be empty"),
     "missing model folder": ({"model_name": "./no/such"}, "There is no folder ./no/such"),

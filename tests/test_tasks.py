@@ -1,4 +1,4 @@
-"""The ten tasks: their texts, label names, prompts and metrics."""
+"""Tasks with classes: their texts, label names, prompts and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from zotune.tasks.metrics import METRICS, accuracy, macro_f1, matthews
 from zotune.tasks.sources import load_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-NAMES = ("mnli", "qnli", "sst2", "cola", "rte", "boolq", "wic", "cb", "wsc", "copa")
+NAMES = (
+    "mnli", "qnli", "sst2", "cola", "rte", "boolq", "wic", "cb", "wsc", "copa", "multirc", "snli", "sst5", "trec", "mrpc",
+)  # fmt: skip
 
 # One made-up row per task and the texts a model reads; a change here needs a higher Task.version.
 GOLDEN = {
@@ -66,6 +68,23 @@ GOLDEN = {
         ("It was icy. So: I fell.", "I slept. So: I fell."),
         "A: It was icy. So: I fell.\nB: I slept. So: I fell.\nIs A or B more plausible?\nAnswer: ",
     ),
+    "multirc": (
+        {"paragraph": "Tom ate.", "question": "Who ate?", "answer": "Tom"},
+        ("Who ate? Tom", "Tom ate."),
+        'Tom ate.\nQuestion: Who ate?\nIs "Tom" a right answer? Yes or No?\nAnswer: ',
+    ),
+    "snli": (
+        {"premise": "A dog runs.", "hypothesis": "An animal moves."},
+        ("A dog runs.", "An animal moves."),
+        "A dog runs.\nQuestion: An animal moves. Yes, Maybe or No?\nAnswer: ",
+    ),
+    "sst5": ({"text": "a fine film"}, ("a fine film", None), "a fine film It was "),
+    "trec": ({"text": "Who ran?"}, ("Who ran?", None), "Who ran?\nThis question asks for a "),
+    "mrpc": (
+        {"sentence1": "A ran.", "sentence2": "It was A who ran."},
+        ("A ran.", "It was A who ran."),
+        "A ran.\nIt was A who ran.\nDo both sentences mean the same? Yes or No?\nAnswer: ",
+    ),
 }
 
 LABELS = {
@@ -79,6 +98,11 @@ LABELS = {
     "cb": ("entailment", "contradiction", "neutral"),
     "wsc": ("False", "True"),
     "copa": ("choice1", "choice2"),
+    "multirc": ("False", "True"),
+    "snli": ("entailment", "neutral", "contradiction"),
+    "sst5": ("very negative", "negative", "neutral", "positive", "very positive"),
+    "trec": ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"),
+    "mrpc": ("not_equivalent", "equivalent"),
 }
 
 # Rows of the files (README of the data folder), and the texts of validation row 0 in the file's order.
@@ -93,6 +117,11 @@ COUNTS = {
     "cb": (200, 56),
     "wsc": (436, 101),
     "copa": (300, 100),
+    "multirc": (4000, 1500),
+    "snli": (4000, 1500),
+    "sst5": (4000, 1100),
+    "trec": (4000, 500),
+    "mrpc": (3265, 408),
 }
 REAL = {
     "mnli": ("'You burned down my house.'", "'You used matches and gasoline to commit arson.'"),
@@ -109,8 +138,8 @@ REAL = {
 }
 
 
-def test_the_table_holds_the_ten_tasks() -> None:
-    assert tuple(TASKS) == NAMES
+def test_the_table_holds_the_tasks() -> None:
+    assert {name for name, task in TASKS.items() if task.labels} == set(NAMES)
     assert all(TASKS[name].name == name for name in NAMES)
 
 
@@ -176,7 +205,7 @@ def test_copa_tells_cause_from_effect_and_refuses_others() -> None:
         task.texts({**row, "question": "why"})
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("sst", "sst2"), ("SST2", "sst2"), ("bolq", "boolq"), ("mnly", "mnli")])
+@pytest.mark.parametrize(("wrong", "near"), [("sst-2", "sst2"), ("SST2", "sst2"), ("bolq", "boolq"), ("mnly", "mnli")])
 def test_an_unknown_task_names_the_nearest(wrong: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
         get_task(wrong)

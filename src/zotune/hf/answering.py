@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from zotune.hf.options import OptionCollator, OptionScores, as_language_model
 from zotune.tasks.asking import Asked
@@ -77,14 +77,27 @@ def written_answers(
                 num_beams=1,
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
-                stop_strings=list(stop),
-                tokenizer=tokenizer,
+                stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, ids.shape[1], stop)]),
             )
         for i, row in zip(numbers, written[:, ids.shape[1] :], strict=True):
             answers[i] = ended(str(tokenizer.decode(row, skip_special_tokens=True)), stop)
         if tick is not None:
             tick(len(numbers))
     return answers
+
+
+class _Stop(StoppingCriteria):
+    """Ends a row whose answer has one of the texts; unlike the library's own criterion for any tokenizer, also one whose
+    tokens do not hold them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: int, stop: Sequence[str]) -> None:
+        self.tokenizer, self.begin, self.stop = tokenizer, begin, stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:  # noqa: ARG002
+        """Which rows are done, bool (rows,)."""
+        texts = [str(self.tokenizer.decode(row)).lstrip() for row in input_ids[:, self.begin :]]
+        done = [any(one in text for one in self.stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
