@@ -15,7 +15,8 @@ from zotune.tasks.sources import load_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMES = (
-    "mnli", "qnli", "sst2", "cola", "rte", "boolq", "wic", "cb", "wsc", "copa", "multirc", "snli", "sst5", "trec", "mrpc",
+    "mnli", "qnli", "sst2", "cola", "rte", "boolq", "wic", "cb", "wsc", "copa",
+    "multirc", "snli", "sst5", "trec", "mrpc",
 )  # fmt: skip
 
 # One made-up row per task and the texts a model reads; a change here needs a higher Task.version.

@@ -15,7 +15,6 @@ from zotune.hf.resolve import resolve
 from zotune.kernels import BACKENDS
 from zotune.methods.hizoo import SMOOTHINGS
 from zotune.noise import NOISES
-from zotune.tasks import get_task
 
 if TYPE_CHECKING:
     from zotune.config.train import TrainConfig
@@ -130,11 +129,26 @@ def _check_names(config: "TrainConfig") -> None:
             raise ConfigError(f"--{name} knows {_listed(known)}, not {value!r}{nearest(value, known)}")
 
 
+def _check_own(config: "TrainConfig") -> None:
+    for name in ("validation_file", "template", "options"):
+        if config.train_file is None and getattr(config, name) is not None:
+            raise ConfigError(f"--{name} belongs to --train_file; give both, or neither.")
+    if config.train_file is not None and config.data_dir is not None:
+        raise ConfigError("--data_dir belongs to --task and --train_file is data of your own; give one of them.")
+    if config.train_file is not None and config.soft_prompt:
+        raise ConfigError(
+            "--soft_prompt belongs to the tasks; data of your own is asked in words anyway, leave it out."
+        )
+
+
 def _check_task(config: "TrainConfig") -> None:
+    _check_own(config)
     try:
-        get_task(config.task)
+        config.chosen_task()
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if config.train_file is not None:
+        return
     if config.source == EMBEDDED and config.task not in GENERATED:
         raise ConfigError(
             f"No text is generated for the task {config.task}; give --data_dir, or one of {_listed(GENERATED)}."

@@ -26,6 +26,32 @@ class EvaluateConfig:
             default_text="generated text for the embedded model, otherwise the hub",
         ),
     ] = None
+    train_file: Annotated[
+        str | None,
+        Flag("data", "data of your own, as for `zotune train`", default_text="the data of --task", metavar="FILE"),
+    ] = None
+    validation_file: Annotated[
+        str | None,
+        Flag("data", "validation rows for --train_file", default_text="rows of it that are held back", metavar="FILE"),
+    ] = None
+    template: Annotated[
+        str | None,
+        Flag(
+            "data",
+            "question to ask of --train_file: text with columns in braces, the last one being the answer",
+            default_text="conversations in the column messages",
+            metavar="TEXT",
+        ),
+    ] = None
+    options: Annotated[
+        str | None,
+        Flag(
+            "data",
+            "answers to choose from with --template, separated by commas",
+            default_text="the model writes its answer",
+            metavar="A,B",
+        ),
+    ] = None
     samplesize_validation: Annotated[int, Flag("data", "examples that are asked")] = 256
     demonstrations: Annotated[int, Flag("data", "solved training examples in front of each question")] = 0
     max_seq_length: Annotated[

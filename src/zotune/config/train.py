@@ -2,15 +2,21 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar
 
 from zotune.config import checks
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
-from zotune.tasks import TASKS
+from zotune.tasks import TASKS, Task, get_task
+
+if TYPE_CHECKING:
+    from zotune.tasks.own import OwnData
 
 T = TypeVar("T")
+
+OWN: Final = "own"
+"""Name of the task of a user's own data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,37 @@ class TrainConfig:
             "data",
             "folder with parquet, jsonl or csv files in Hugging Face columns",
             default_text="generated text for the embedded model, otherwise the hub",
+        ),
+    ] = None
+    train_file: Annotated[
+        str | None,
+        Flag(
+            "data",
+            "data of your own: a csv, jsonl, json or parquet file, or NAME[:CONFIGURATION] of a data set on the hub",
+            default_text="the data of --task",
+            metavar="FILE",
+        ),
+    ] = None
+    validation_file: Annotated[
+        str | None,
+        Flag("data", "validation rows for --train_file", default_text="rows of it that are held back", metavar="FILE"),
+    ] = None
+    template: Annotated[
+        str | None,
+        Flag(
+            "data",
+            "question to ask of --train_file: text with columns in braces, the last one being the answer",
+            default_text="conversations in the column messages",
+            metavar="TEXT",
+        ),
+    ] = None
+    options: Annotated[
+        str | None,
+        Flag(
+            "data",
+            "answers to choose from with --template, separated by commas",
+            default_text="the model writes its answer",
+            metavar="A,B",
         ),
     ] = None
     samplesize: Annotated[int, Flag("data", "training examples, drawn from the training split")] = 512
@@ -159,6 +196,7 @@ class TrainConfig:
         embedded = self.model_name == EMBEDDED
         return dataclasses.replace(
             self,
+            task=self.task if self.train_file is None else OWN,
             lr=_default(self.lr, algorithm.lr_embedded if embedded else algorithm.lr),
             lr_mezosvrg_mb=_default(
                 self.lr_mezosvrg_mb, algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
@@ -178,6 +216,24 @@ class TrainConfig:
         if self.data_dir is not None:
             return self.data_dir
         return EMBEDDED if self.model_name == EMBEDDED else "hub"
+
+    @property
+    def own(self) -> "OwnData | None":
+        """Data of the user's own, if there is any."""
+        if self.train_file is None:
+            return None
+        from zotune.tasks.own import OwnData  # it loads large libraries, and --help need not
+
+        options = tuple(text.strip() for text in (self.options or "").split(",") if text.strip())
+        return OwnData(train=self.train_file, validation=self.validation_file, template=self.template, options=options)
+
+    def chosen_task(self) -> Task:
+        """The task that is trained.
+
+        Raises:
+            ValueError: there is none of that name, or the template is wrong.
+        """
+        return get_task(self.task) if self.own is None else self.own.task()
 
     @property
     def zeroth_order(self) -> bool:

@@ -87,8 +87,8 @@ def written_answers(
 
 
 class _Stop(StoppingCriteria):
-    """Ends a row whose answer has one of the texts; unlike the library's own criterion for any tokenizer, also one whose
-    tokens do not hold them."""
+    """Ends a row whose answer has one of the texts; unlike the library's own criterion for any tokenizer, also
+    one without a token for them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: int, stop: Sequence[str]) -> None:
         self.tokenizer, self.begin, self.stop = tokenizer, begin, stop

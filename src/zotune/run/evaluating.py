@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,14 @@ from zotune.hf.answering import Tick, choices, option_scores, written_answers
 from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
 from zotune.run.machine import choose_machine
-from zotune.run.parts import sentences
+from zotune.run.parts import both_splits, sentences
 from zotune.run.seeds import derive_seed
 from zotune.run.speech import quiet_libraries
-from zotune.tasks import Task, get_task
+from zotune.tasks import Task
 from zotune.tasks.asking import Asked, ask
 from zotune.tasks.demonstrations import demonstrations
 from zotune.tasks.metrics import score
 from zotune.tasks.questions import Row
-from zotune.tasks.sources import load_rows
 
 WITHOUT_CONTENT = "N/A"
 """Text of a question without content (Zhao et al., 2021)."""
@@ -85,21 +85,18 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
         ConfigError: data or a model that cannot be used.
     """
     with sentences():
-        task = get_task(config.task)
+        task = config.training().chosen_task()
         if task.writes and (config.calibrate or config.score != "task"):
             raise ConfigError(f"Task {task.name} has no options to compare; leave --calibrate and --score out.")
         training = config.training()
         machine = choose_machine(training, console.print)
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
         seed = derive_seed(config.init_seed, 0, "rows")
-        source = config.source
-        rows = load_rows(task, "validation", source=source, limit=config.samplesize_validation, seed=seed).to_list()
-        solved = []
-        if config.demonstrations:
-            limit = config.demonstrations * (_POOL if task.labels else 1)
-            solved = demonstrations(
-                task, load_rows(task, "train", source=source, limit=limit, seed=seed).to_list(), config.demonstrations
-            )
+        pool = config.demonstrations * (_POOL if task.labels else 1)
+        training = dataclasses.replace(training, samplesize=max(1, pool))
+        taught, asked = both_splits(training, task, tokenizer, seed=seed, training=pool > 0)
+        rows = asked.to_list()
+        solved = demonstrations(task, taught.to_list(), config.demonstrations)
         dtype = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else torch.float32
         model = load_language_model(
             config.model_name,
@@ -171,15 +168,20 @@ def _show(config: EvaluateConfig, answered: Answered) -> None:
     shots = f"{config.demonstrations} demonstrations" if config.demonstrations else "zero-shot"
     table = Table("task", "way", "questions", *answered.scores)
     way = shots + (", calibrated" if config.calibrate else "")
-    table.add_row(config.task, way, str(len(answered.answers)), *(f"{v:.4f}" for v in answered.scores.values()))
+    table.add_row(
+        config.training().chosen_task().name,
+        way,
+        str(len(answered.answers)),
+        *(f"{v:.4f}" for v in answered.scores.values()),
+    )
     Console(file=sys.stdout).print(table)
 
 
 def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
     return {
         "model": config.model_name,
-        "task": config.task,
-        "version": get_task(config.task).version,
+        "task": config.training().chosen_task().name,
+        "version": config.training().chosen_task().version,
         "demonstrations": config.demonstrations,
         "calibrated": config.calibrate,
         "seed": config.init_seed,

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from torch import Tensor, nn
 
 from zotune.config import ConfigError, nearest
+from zotune.config.train import OWN
 from zotune.hf.options import error_rate, option_likelihood
 from zotune.hf.own import load_function
 from zotune.tasks import Task
@@ -47,7 +48,9 @@ class Objective:
 
 def default_objective(task: Task) -> str:
     """The objective of a task when none is named."""
-    return "classes" if task.labels else "likelihood" if task.writes else "options"
+    if task.writes:
+        return "likelihood"
+    return "classes" if task.labels and task.name != OWN else "options"
 
 
 def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_order: bool) -> Objective:
@@ -57,7 +60,8 @@ def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_orde
         ConfigError: there is no such objective, the task does not have it, or the method needs a gradient of it.
     """
     name = default_objective(task) if name is None else name
-    objective = _made(name, task, "words" if soft_prompt else "head")
+    form: Form = "question" if task.name == OWN else "words" if soft_prompt else "head"
+    objective = _made(name, task, form)
     if soft_prompt and objective.form == "question":
         raise ConfigError(f"--soft_prompt belongs to --objective classes; with {name} leave it out.")
     if not (zeroth_order or objective.differentiable):
@@ -79,7 +83,7 @@ def _made(name: str, task: Task, form: Form) -> Objective:
         return Objective(name=name, form="question", loss=option_likelihood, right_alone=True)
     if task.writes:
         raise ConfigError(f"The answers of task {task.name} are written; choose likelihood, f1 or exact_match.")
-    if name == "classes" and not task.labels:
+    if name == "classes" and (not task.labels or task.name == OWN):
         raise ConfigError(f"Task {task.name} has no classes; choose --objective options or likelihood.")
     if name == "accuracy":
         return Objective(name=name, form=form if task.labels else "question", loss=error_rate)

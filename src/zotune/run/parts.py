@@ -15,7 +15,7 @@ from zotune.hf.models import load_tokenizer, prompt_style
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
-from zotune.tasks import compute_metrics, get_task
+from zotune.tasks import Task, compute_metrics
 from zotune.tasks.sources import load_rows
 from zotune.tasks.tokens import tokenise
 
@@ -61,15 +61,13 @@ def load_parts(
     Raises `ConfigError` for data or a model that cannot be used.
     """
     with sentences():
-        task = get_task(config.task)
+        task = config.chosen_task()
         objective = objective_of(
             config.objective, task, soft_prompt=config.soft_prompt, zeroth_order=config.zeroth_order
         )
         # First, because a misspelt name of a model should not wait for the data.
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
-        rows = functools.partial(load_rows, task, source=config.source, seed=row_seed)
-        train = rows("train", limit=config.samplesize)
-        validation = rows("validation", limit=config.samplesize_validation)
+        train, validation = both_splits(config, task, tokenizer, seed=row_seed)
         question = objective.form == "question"
         model = base_model(
             BaseFacts.of(config, dtype=dtype, head_seed=head_seed, question=question),
@@ -96,6 +94,23 @@ def load_parts(
         collator=DataCollatorWithPadding(tokenizer),
         metrics=compute_metrics(task),
     )
+
+
+def both_splits(
+    config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seed: int, training: bool = True
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training and validation rows; of the former none without ``training``.
+
+    Raises:
+        ValueError: see `load_rows` and `zotune.tasks.own.OwnData`.
+    """
+    validation = config.samplesize_validation
+    if config.own is None:
+        rows = functools.partial(load_rows, task, source=config.source, seed=seed)
+    else:
+        rows = functools.partial(config.own.rows, held_back=validation, seed=seed, tokenizer=tokenizer)
+    held = rows("validation", limit=validation)
+    return (rows("train", limit=config.samplesize) if training else held.select([])), held
 
 
 @contextmanager

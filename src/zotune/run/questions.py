@@ -61,8 +61,14 @@ def _asked(
 ) -> list[Asked]:
     """The questions; of tasks with written answers, with the first right answer as the only option."""
     reserve = config.max_new_tokens if task.writes else 0
-    options = (lambda row: task.asked.gold(row)[:1]) if task.writes else None
+    options = (lambda row: [_taught(task, row)]) if task.writes else None
     return [ask(row, task, tokenizer, length, options=options, reserve=reserve) for row in rows]
+
+
+def _taught(task: Task, row: Row) -> str:
+    """The answer that is trained on."""
+    trained = task.asked.trained
+    return task.asked.gold(row)[0] if trained is None else trained(row)
 
 
 def _metrics(

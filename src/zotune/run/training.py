@@ -33,7 +33,6 @@ from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
 from zotune.run.warm import warm_up
-from zotune.tasks import get_task
 from zotune.trajectory import TrajectoryError, read
 
 logger = logging.getLogger("zotune")
@@ -243,7 +242,7 @@ class TrainingRun:
         """The objective that is a function of model and batch, if it is one."""
         if parts.objective.written is None:
             return parts.objective.whole
-        stop = get_task(self.config.task).asked.stop
+        stop = self.config.chosen_task().asked.stop
         return WrittenObjective(
             parts.tokenizer, parts.objective.written, max_new_tokens=self.config.max_new_tokens, stop=stop
         )
@@ -294,7 +293,8 @@ class TrainingRun:
         config = self.config
         steps = self._steps(parts)
         trainable, parameters = parts.parameters
-        what = f"{self._method_name()} on {config.task} with {config.model_name}"
+        data = config.task if config.train_file is None else config.train_file
+        what = f"{self._method_name()} on {data} with {config.model_name}"
         said = [
             f"{what}: {steps} steps of {config.batchsize} examples",
             f"lr {config.lr:g}" + ("" if rate_given else " (the default; --lr sets it)"),

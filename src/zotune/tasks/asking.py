@@ -64,7 +64,7 @@ def ask(
     continued = of_row(row) if of_row is not None else ()
     while True:
         context = BETWEEN.join([*kept, asked.prompt(texts)])
-        result = _encode(context, asked.joint, continued, tokenizer)
+        result = _encode(context, asked, continued, tokenizer)
         excess = len(result.prompt) + max([reserve, *map(len, result.options)]) - max_length
         if excess <= 0:
             return result
@@ -74,22 +74,26 @@ def ask(
         texts = _shortened(texts, asked, excess, task, max_length)
 
 
-def _encode(context: str, joint: str, options: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Asked:
+def _encode(context: str, asked: Question, options: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Asked:
     """An option's tokens are those that the whole has more than the context: it is read as it would be in running
     text."""
-    prompt = _ids(context, tokenizer)
-    continued = [_ids(context + joint + option, tokenizer)[len(prompt) :] for option in options]
-    for option, ids in zip(options, continued, strict=True):
-        if not ids:
+    special = not asked.formatted
+    prompt = _ids(context, tokenizer, special=special)
+    continued = []
+    for option in options:
+        # The end token of a chat template belongs to its answer.
+        whole = _ids(context + asked.joint + option, tokenizer, special=special)
+        if len(whole) <= len(prompt):
             raise ValueError(f"the option {option!r} adds no token to its prompt; give a longer one")
+        continued.append(whole[len(prompt) :])
     return Asked(prompt, continued)
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[int]:
     """Token ids without an end token, which some tokenizers close every text with."""
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
-    special = set(tokenizer.all_special_ids)
-    while len(ids) > 1 and ids[-1] in special:
+    ids = list(tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"])
+    ends = set(tokenizer.all_special_ids) if special else set()
+    while len(ids) > 1 and ids[-1] in ends:
         ids.pop()
     return ids
 
@@ -100,7 +104,10 @@ def _shortened(texts: Mapping[str, str], asked: Question, excess: int, task: Tas
         raise ValueError(
             f"--max_seq_length {max_length} is too small for the question of task {task.name}; give {excess} more."
         )
-    return {**texts, name: _shorter(texts[name], excess)}
+    shorter = _shorter(texts[name], excess)
+    if asked.formatted:
+        shorter = texts[name][-len(shorter) :]
+    return {**texts, name: shorter}
 
 
 def as_columns(asked: Sequence[Asked], labels: Sequence[int], *, right_alone: bool = False) -> dict[str, list[Any]]:

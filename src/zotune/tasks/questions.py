@@ -25,6 +25,9 @@ class Question:
         right: row -> numbers of the right options, the first one being the one that is trained on.
         names: row -> what metrics of texts call each option; the options themselves when left out.
         answers: row -> texts that count as right where the model writes; the first one is trained on.
+        trained: row -> the text that is trained on, in place of the first right answer.
+        formatted: the prompt has its special tokens already, as chat templates make it; what is too long loses its
+            beginning.
         fields: row -> further texts that the template names.
         cut: the text that is shortened when the whole is too long; the longest one when left out.
         stop: texts at which a written answer ends.
@@ -37,6 +40,8 @@ class Question:
     right: Callable[[Row], Sequence[int]] = lambda row: (row["label"],)
     names: Callable[[Row], Sequence[str]] | None = None
     answers: Callable[[Row], Sequence[str]] | None = None
+    trained: Callable[[Row], str] | None = None
+    formatted: bool = False
     fields: Callable[[Row], Mapping[str, str]] = field(default=lambda row: {})  # noqa: ARG005
     cut: str | None = None
     stop: tuple[str, ...] = ("\n",)

@@ -59,10 +59,42 @@ def load_rows(
         parts = [_hub(task, split)]
     else:
         parts = [_file(task, path) for path in find_files(task, split, Path(source).expanduser())]
-    rows = [row for part in parts for row in part]
+    return ordered(task, [row for part in parts for row in part], split, limit=limit, seed=seed)
+
+
+def ordered(
+    task: Task, rows: Sequence[dict[str, Any]], split: Split, *, limit: int | None, seed: int
+) -> datasets.Dataset:
+    """At most ``limit`` of checked rows, in the keyed order."""
     _warn_short(task, split, limit, len(rows))
     order = keyed_order(len(rows), seed, split)[:limit]
     return _dataset(task, [rows[i] for i in order])
+
+
+def checked_rows(task: Task, rows: Sequence[dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    """Rows with exactly the task's columns.
+
+    Raises:
+        ValueError: at the first bad one; ``where`` says in which file.
+    """
+    return _checked(task, rows, where, None)
+
+
+def hub_rows(repository: str, configuration: str | None, split: Split) -> tuple[list[dict[str, Any]], str]:
+    """Rows of a split of any data set on the hub, and where they are.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    where = f"{repository} ({configuration or 'default'}, {split})"
+    try:
+        data = datasets.load_dataset(repository, configuration, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{where} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
+            "connect to the network, or give files."
+        ) from error
+    return data.to_list(), where
 
 
 def _warn_short(task: Task, split: Split, limit: int | None, size: int) -> None:

@@ -1,0 +1,190 @@
+"""Data of a user's own: a file or a data set of the hub, and a template, or conversations, as a task.
+
+The last column that a template names is the answer: ``"Review: {review}\nRating: {stars}"`` asks for ``stars``.  With
+options the model chooses among them, without it writes.  Rows with a column ``messages`` are conversations (lists of
+``{"role": ..., "content": ...}``): the tokenizer's chat template makes the prompt, and the last message is the answer.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from zotune.tasks.base import Split, Task
+from zotune.tasks.files import SUFFIXES, read_file
+from zotune.tasks.questions import LABEL_FIELD, Question
+from zotune.tasks.sources import checked_rows, hub_rows, ordered
+
+NAME = "own"
+MESSAGES = "messages"
+_ANSWERS, _PROMPT, _TARGET = "right_answers", "chat_prompt", "chat_target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """Where rows are and how they are asked.
+
+    Attributes:
+        train: file, or name of a data set on the hub, with ``:CONFIGURATION`` after it if it has several.
+        validation: the same; None holds rows of ``train`` back, or takes the validation split of the hub.
+        template: None for conversations.
+        options: texts among which the model chooses; none where it writes.
+    """
+
+    train: str
+    validation: str | None = None
+    template: str | None = None
+    options: tuple[str, ...] = ()
+
+    def task(self) -> Task:
+        """The task.
+
+        Raises:
+            ValueError: the template does not end with a column in braces, or there are options without a template.
+        """
+        if self.template is None:
+            if self.options:
+                raise ValueError("--options need a --template that ends with the column of the answer.")
+            return _chat_task()
+        *others, answer = _columns(self.template)
+        begin = self.template[: self.template.rindex("{" + answer)]
+        if self.options:
+            return Task(
+                name=NAME,
+                hub=(NAME, NAME),
+                columns=tuple(dict.fromkeys(others)),
+                encode=lambda row: (begin.format(**row).rstrip(), None),
+                labels=self.options,
+                words=self.options,
+                template=begin + f"{{{LABEL_FIELD}}}",
+            )
+        return Task(
+            name=NAME,
+            hub=(NAME, NAME),
+            columns=(*dict.fromkeys(others), _ANSWERS),
+            lists=(_ANSWERS,),
+            question=Question(template=begin + f"{{{LABEL_FIELD}}}", answers=lambda row: row[_ANSWERS]),
+            metrics=("accuracy", "f1"),
+        )
+
+    def rows(
+        self, split: Split, *, limit: int, held_back: int, seed: int, tokenizer: PreTrainedTokenizerBase
+    ) -> datasets.Dataset:
+        """At most ``limit`` checked rows of one split, in the keyed order.
+
+        Args:
+            split: "train" or "validation".
+            limit: of the split.
+            held_back: validation rows that ``train`` gives where ``validation`` is None; they are the first ones of its
+                keyed order.
+            seed: of the order.
+            tokenizer: makes the prompts of conversations.
+
+        Raises:
+            ValueError: one sentence naming file, row or column, and what to do.
+        """
+        task = self.task()
+        place = self.train if split == "train" or self.validation is None else self.validation
+        shared = self.validation is None and Path(place).suffix in SUFFIXES
+        read, where = _read(place, "train" if shared else split)
+        answer = None if self.template is None else _columns(self.template)[-1]
+        made = [
+            _chat_row(row, tokenizer, f"Row {number} of {where}") if answer is None else _row(row, answer, task)
+            for number, row in enumerate(read, start=1)
+        ]
+        rows = checked_rows(task, made, where)
+        if not shared:
+            return ordered(task, rows, split, limit=limit, seed=seed)
+        if len(rows) <= held_back:
+            raise ValueError(
+                f"{where} has {len(rows)} rows, of which {held_back} would be held back for validation; give "
+                "--validation_file, or a smaller --samplesize_validation."
+            )
+        first, last = (held_back, held_back + limit) if split == "train" else (0, min(limit, held_back))
+        return ordered(task, rows, "train", limit=None, seed=seed).select(range(first, min(last, len(rows))))
+
+
+def _columns(template: str) -> list[str]:
+    """Columns that a template names, the answer's last."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"--template cannot be read ({error}); put columns in braces, such as {{text}}.") from error
+    names = [name for _, name, _, _ in parts if name is not None]
+    if not names or parts[-1][1] is None:
+        raise ValueError("--template must end with the column of the answer in braces, such as 'Answer: {answer}'.")
+    if any(not name.isidentifier() or form or how for _, name, form, how in parts if name is not None):
+        raise ValueError("--template takes plain column names in braces, such as {text}.")
+    if names[-1] in names[:-1]:
+        raise ValueError(f"--template names the answer {names[-1]!r} twice; it may stand at the end only.")
+    if len(names) < 2:
+        raise ValueError("--template must name a column of the question beside that of the answer.")
+    return names
+
+
+def _row(row: dict[str, Any], answer: str, task: Task) -> dict[str, Any]:
+    """The row with its answer where the task looks for it."""
+    if answer not in row:
+        return row  # whose columns are then said to be wrong
+    value = row[answer]
+    if task.labels:
+        return {**row, "label": value}
+    return {**row, _ANSWERS: value if isinstance(value, (list, dict)) else str(value)}
+
+
+def _read(place: str, split: Split) -> tuple[Sequence[dict[str, Any]], str]:
+    path = Path(place).expanduser()
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise ValueError(f"There is no file {place}; give a csv, jsonl, json or parquet file.")
+        return read_file(path)[0], str(path)
+    repository, _, configuration = place.partition(":")
+    return hub_rows(repository, configuration or None, split)
+
+
+# ------------------------------------------------------------------------------------- conversations
+
+
+def _chat_task() -> Task:
+    return Task(
+        name=NAME,
+        hub=(NAME, NAME),
+        columns=(_PROMPT, _ANSWERS, _TARGET),
+        lists=(_ANSWERS,),
+        question=Question(
+            template=f"{{{_PROMPT}}}{{{LABEL_FIELD}}}",
+            answers=lambda row: row[_ANSWERS],
+            trained=lambda row: row[_TARGET],
+            formatted=True,
+            stop=(),
+        ),
+        metrics=("accuracy", "f1"),
+    )
+
+
+def _chat_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, at: str) -> dict[str, Any]:
+    messages = row.get(MESSAGES)
+    if messages is None:
+        raise ValueError(f"{at} has no column {MESSAGES!r}; give --template for other columns.")
+    good = isinstance(messages, list) and len(messages) > 1
+    if not good or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        raise ValueError(f"{at} has no conversation: give a list of two or more {{'role': ..., 'content': ...}}.")
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(f"The conversation in {at[0].lower() + at[1:]} must end with the role 'assistant'.")
+    if not tokenizer.chat_template:
+        raise ValueError("The tokenizer has no chat template; use that of a chat model, or give --template.")
+    try:
+        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception as error:  # of the template, which is a program
+        raise ValueError(f"{at} does not fit the chat template: {str(error).splitlines()[0]}.") from error
+    if not str(whole).startswith(str(prompt)):
+        raise ValueError("The chat template does not go on where its generation prompt ends; give --template.")
+    target = str(whole)[len(str(prompt)) :]
+    return {_PROMPT: prompt, _ANSWERS: [messages[-1]["content"]], _TARGET: target}

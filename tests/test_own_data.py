@@ -1,0 +1,175 @@
+"""Data of a user's own: files, templates, options, conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from command_runs import rows_of, train, workshop
+from command_runs import shelf as shelf
+
+from zotune.cli import main
+from zotune.config import ConfigError, TrainConfig
+from zotune.tasks.own import OwnData
+
+__all__ = ["workshop"]
+
+TEMPLATE = "Review: {review}\nStars: {stars}"
+CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+CHAT_TEMPLATE += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def reviews(folder: Path, kind: str, count: int = 12) -> str:
+    rows = [{"review": f"film {i}", "stars": "good" if i % 2 else "bad"} for i in range(count)]
+    path = folder / f"reviews.{kind}"
+    if kind == "csv":
+        path.write_text("review,stars\n" + "".join(f"{row['review']},{row['stars']}\n" for row in rows))
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def rows(data: OwnData, split: Any, limit: int = 4, held_back: int = 4, tokenizer: Any = None) -> list[dict[str, Any]]:
+    return data.rows(split, limit=limit, held_back=held_back, seed=0, tokenizer=tokenizer).to_list()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("options", [(), ("bad", "good")])
+def test_files_and_a_template_make_a_task(kind: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    data = OwnData(train=reviews(tmp_path, kind), template=TEMPLATE, options=options)
+    asked, found = data.task().asked, rows(data, "train")
+    for row in found:
+        stars = "good" if int(row["review"].split()[1]) % 2 else "bad"
+        assert asked.solved(row) == f"Review: {row['review']}\nStars: {stars}"
+        assert asked.prompt(asked.texts(row)) == f"Review: {row['review']}\nStars:"
+        if options:
+            assert options[row["label"]] == stars
+
+
+def test_rows_are_held_back_for_validation(tmp_path: Path) -> None:
+    data = OwnData(train=reviews(tmp_path, "csv"), template=TEMPLATE)
+    held, taught = rows(data, "validation"), rows(data, "train", limit=100)
+    assert (len(held), len(taught)) == (4, 8)
+    assert not {row["review"] for row in held} & {row["review"] for row in taught}
+    assert rows(data, "train", limit=3) == taught[:3]
+    (tmp_path / "more").mkdir()
+    other = OwnData(train=data.train, validation=reviews(tmp_path / "more", "jsonl", 3), template=TEMPLATE)
+    assert len(rows(other, "train", limit=100)) == 12
+    assert len(rows(other, "validation", limit=100)) == 3
+    with pytest.raises(ValueError, match="has 12 rows, of which 12 would be held back"):
+        rows(data, "train", held_back=12)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"template": "no columns"}, "must end with the column of the answer"),
+        ({"template": "{review} then {stars}."}, "must end with the column of the answer"),
+        ({"template": "{review} {stars"}, "cannot be read"),
+        ({"template": "{review!r} {stars}"}, "plain column names"),
+        ({"template": "{review.text} {stars}"}, "plain column names"),
+        ({"template": "{stars} {review} {stars}"}, "names the answer 'stars' twice"),
+        ({"template": "{stars}"}, "a column of the question"),
+        ({"template": None, "options": ("a", "b")}, "--options need a --template"),
+        ({"template": "{review} {star}"}, "has no column"),
+        ({"template": "{text} {stars}"}, "has no column 'text'"),
+        ({"train": "none.csv"}, "There is no file none.csv"),
+        ({"template": None}, "has no column 'messages'"),
+        ({"options": ("poor", "fine")}, "which is neither a whole number nor a class"),
+    ],
+)
+def test_wrong_data_is_named(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        rows(OwnData(**{"train": reviews(tmp_path, "csv"), "template": TEMPLATE, **change}), "train")
+    assert sentence in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- conversations
+
+
+def talks(folder: Path, *, last: str = "assistant") -> str:
+    talk = [[{"role": "user", "content": f"say {i}"}, {"role": last, "content": f"{i}!"}] for i in range(6)]
+    path = folder / "talks.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": messages}) for messages in talk))
+    return str(path)
+
+
+def chatting() -> Any:
+    tokenizer = tiny_models.tokenizer("llama")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def test_conversations_become_prompts_by_the_chat_template(tmp_path: Path) -> None:
+    data = OwnData(train=talks(tmp_path))
+    (row,) = rows(data, "validation", limit=1, held_back=1, tokenizer=chatting())
+    asked, number = data.task().asked, row["right_answers"][0][:-1]
+    assert asked.prompt(asked.texts(row)) == f"<user>say {number}</><assistant>"
+    assert asked.trained is not None
+    assert asked.trained(row) == f"{number}!</>"
+    assert list(asked.gold(row)) == [f"{number}!"]
+
+
+def test_wrong_conversations_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must end with the role 'assistant'"):
+        rows(OwnData(train=talks(tmp_path, last="user")), "train", tokenizer=chatting())
+    with pytest.raises(ValueError, match="has no chat template"):
+        rows(OwnData(train=talks(tmp_path)), "train", tokenizer=tiny_models.tokenizer("llama"))
+    (tmp_path / "bad.jsonl").write_text('{"messages": "hello"}')
+    with pytest.raises(ValueError, match="has no conversation"):
+        rows(OwnData(train=str(tmp_path / "bad.jsonl")), "train", held_back=0, tokenizer=chatting())
+
+
+# ------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.parametrize("words", [["--options", "bad,good"], [], ["--objective", "f1"]])
+def test_a_run_on_data_of_ones_own(words: list[str], capsys: Any, workshop: Any) -> None:
+    del workshop
+    own = ["--train_file", reviews(Path(), "csv"), "--template", TEMPLATE, "--samplesize_validation", "4"]
+    given = [
+        "train",
+        "--model_name",
+        "../model",
+        "--device",
+        "cpu",
+        "--batchsize",
+        "4",
+        "--epochs",
+        "1",
+        "--lr",
+        "1e-3",
+    ]
+    given += ["--max_seq_length", "40", "--max_new_tokens", "3", "--algorithm", "LOZO"]
+    assert main([*given, *own, *words]) == 0
+    run = Path(capsys.readouterr().out.strip())
+    assert run.parts[:3] == ("results", "model", "own")
+    assert len(rows_of(run, "train")) == 2
+    assert main(["evaluate", "../model", *own, "--device", "cpu", *(words if "--options" in words else [])]) == 0
+    assert "own" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--template", "{a} {b}"], "--template belongs to --train_file"),
+        (["--train_file", "x.csv", "--template", "{a} {b}"], "--data_dir belongs to --task"),
+    ],
+)
+def test_wrong_combinations_are_named(words: list[str], sentence: str, capsys: Any, workshop: Any) -> None:
+    del workshop
+    _, said = train(capsys, *words, code=2)
+    assert sentence in said
+
+
+def test_own_data_is_asked_in_words() -> None:
+    with pytest.raises(ConfigError, match="asked in words anyway"):
+        TrainConfig(train_file="x.csv", template="{a} {b}", soft_prompt=True).validate()
