@@ -386,6 +386,13 @@ def test_an_objective_of_ones_own(capsys: Any, workshop: Any) -> None:
     Path("own.py").write_text(OWN)
     run, _ = train(capsys, "--algorithm", "ZO", "--objective", "own.py:margin")
     assert all(float(row["loss"]) > 10.0 for row in rows_of(run, "train"))
+    # What a file names is not run.
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "say so again with --objective own.py:margin" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), "--objective", "other.py:margin"]) == 2
+    assert "cannot be another" in capsys.readouterr().err
+    code = main(["train", "--resume", str(run), "--objective", "own.py:margin"])
+    assert "objective" not in capsys.readouterr().err, code
 
 
 @pytest.mark.parametrize(

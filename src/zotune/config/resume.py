@@ -19,7 +19,7 @@ def resumed_config(values: Mapping[str, Any]) -> TrainConfig:
     Raises `ConfigError` when the folder holds no run, or when a value would change the run's results.
     """
     run = Path(values["resume"])
-    if refused := sorted(set(values) - MAY_CHANGE):
+    if refused := sorted(set(values) - MAY_CHANGE - {"objective"}):
         raise ConfigError(
             f"--resume goes on with the settings of the run, so --{refused[0]} cannot be given with it; leave it out."
         )
@@ -37,4 +37,18 @@ def resumed_config(values: Mapping[str, Any]) -> TrainConfig:
         settings = load_settings({name: value for name, value in saved.items() if name in FLAGS})
     except ConfigError as error:
         raise ConfigError(f"{run / 'config.json'} is damaged, so the run cannot go on: {error}") from None
+    _check_objective(settings.objective, values.get("objective"))
     return dataclasses.replace(settings, **values)
+
+
+def _check_objective(saved: str | None, given: str | None) -> None:
+    """Code runs because a person has named it, not because a file has."""
+    if given is not None and given != saved:
+        raise ConfigError(
+            "--resume goes on with the settings of the run, so --objective cannot be another; leave it out."
+        )
+    if saved is not None and ".py:" in saved and given is None:
+        raise ConfigError(
+            f"The run's objective is a program, {shortened(saved)}; if that file is to be run, say so again with "
+            f"--objective {shortened(saved)}."
+        )
