@@ -2,7 +2,8 @@
 
 A run of a few steps is recorded on OPT-125M's shape (random weights, 8 x 64 tokens), with its forward passes: that is
 what anybody pays who has the data and repeats it.  Then its file alone is replayed on the base weights, and must end at
-the same bits.  Each is timed behind its first step, which makes the state.  Beside them stands the size of a file of
+the same bits.  Each is timed behind its first five steps, which make the state, and in which evaluators check
+themselves.  Beside them stands the size of a file of
 1,000 steps, from two shorter ones of the same method.
 
     python benchmarks/replay.py [--methods MeZO LOREN ...] [--steps N]
@@ -25,12 +26,16 @@ from zotune.trajectory import build as rebuild
 
 KEYS = ("method", "noise")
 
+_FIRST = 5
+"""Steps that are not timed."""
+
 
 def recorded(variant: Variant, noise: str, work: Workload, steps: int, file: Path) -> float:
-    """Record a run; seconds of its steps behind the first."""
+    """Record a run; seconds of its steps behind the first ones."""
     optimizer = variant.optimizer(work.model, noise=noise)
     with Recorder(file, optimizer):
-        variant.run(optimizer, work)
+        for _ in range(_FIRST):
+            variant.run(optimizer, work)
         begin = time.process_time()
         for _ in range(steps):
             variant.run(optimizer, work)
@@ -38,12 +43,12 @@ def recorded(variant: Variant, noise: str, work: Workload, steps: int, file: Pat
 
 
 def replayed(work: Workload, steps: int, file: Path) -> float:
-    """Replay it; seconds of its steps behind the first."""
+    """Replay it; seconds of its steps behind the first ones."""
     trajectory = read(file)
     optimizer = rebuild(trajectory.header, work.model.named_parameters())
-    go_on(trajectory, optimizer, until=1)
+    go_on(trajectory, optimizer, until=_FIRST)
     begin = time.process_time()
-    go_on(trajectory, optimizer, until=steps + 1)
+    go_on(trajectory, optimizer, until=_FIRST + steps)
     return time.process_time() - begin
 
 
@@ -90,7 +95,7 @@ def measure(variant: Variant, noise: str, options: argparse.Namespace) -> dict[s
 def main(words: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--methods", nargs="+", help="titles of the methods; left out: all")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps behind the first one")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps behind the first five")
     options = parse(parser, words)
     torch.set_num_threads(1)
     options.shape, options.rows, options.length = ("tiny", 2, 8) if options.quick else ("OPT-125M", 8, 64)
