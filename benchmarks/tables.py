@@ -11,6 +11,7 @@ from typing import Any
 from common import RESULTS
 from eager import TEXTBOOK
 
+REPLAY_PAGE = Path(__file__).resolve().parents[1] / "docs" / "trajectories.md"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed-and-memory.md"
 MISSING = "not measured"
 _MARKS = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -153,6 +154,19 @@ def _gpu_cell(row: dict[str, Any] | None) -> str:
     return f"{row['ms']:.0f} ms{target}, {(row['memory_mb'] or 0) / 1000:.1f} GB"
 
 
+def replay_table(folder: Path = RESULTS) -> str:
+    """Replaying a run beside making it again."""
+    rows = load("replay", folder)["rows"]
+    lines = []
+    for title in methods(rows):
+        sides = [pick(rows, method=title, noise=noise) for noise in ("gaussian", "rademacher")]
+        cells = [figure(row, "replay_ns") + " / " + figure(row, "rerun_ns", "{:.1f}") for row in sides]
+        size = figure(sides[0], "bytes_1000_steps", "{:,}")
+        lines.append([title, *cells, size, figure(sides[0], "bytes_a_query", "{:.1f}")])
+    headings = ["method", "gaussian", "rademacher", "bytes of 1,000 steps", "bytes a query"]
+    return grid(headings, lines or [[MISSING, *["-"] * 4]])
+
+
 XEON = RESULTS / "xeon"
 """A second machine, whose memory is slow beside its arithmetic."""
 
@@ -166,6 +180,7 @@ TABLES = {
     "gpu": gpu_table,
     "time-xeon": lambda folder=RESULTS: time_table(folder / XEON.name),
     "batches-xeon": lambda folder=RESULTS: batch_table(folder / XEON.name),
+    "replay": replay_table,
     "passes-xeon": lambda folder=RESULTS: passes_table(folder / XEON.name),
 }
 
@@ -176,4 +191,5 @@ def render(page: str, folder: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    for page in (PAGE, REPLAY_PAGE):
+        page.write_text(render(page.read_text()))
