@@ -12,7 +12,7 @@ help:
 	@sed -n '1,2p' Makefile | cut -c3-
 	@echo "make lint   ruff        make type   mypy --strict on src"
 	@echo "make docs   build the pages into site/        make bench  run the benchmarks (an hour)"
-	@echo "make faults   kill runs of every method at 20 moments, let them go on, compare (ten minutes)"
+	@echo "make faults   kill runs of every method at 20 moments, let them go on, kill them again, compare (ten minutes)"
 	@echo "make battery   statistical tests of the noise (needs gcc and TestU01; an hour)"
 
 $(VENV)/.run: pyproject.toml constraints.txt

@@ -1,11 +1,12 @@
 """Runs that are killed (SIGKILL) and go on: methods x moments, each compared with a run that was left alone.
 
-    python tests/kill_matrix.py [--methods LOREN ...] [--moments 20] [--seed 0] [--list]
+    python tests/kill_matrix.py [--methods LOREN ...] [--moments 20] [--kills 2] [--seed 0]
 
 Half of the moments are chosen in the program (in a query, in an update, in a checkpoint, in half a line of metrics.csv,
-...), the others at random in time.  Each run is a process of its own on a tiny random model.  A cell passes if the
-resumed run ends with exit code 0 and has the same rows, the same trajectory and the same bits of weights.  Prints a
-line for each cell; the exit code is the number of cells that failed, at most 100.
+...), the others at random in time.  A run that goes on is killed again, at a random time, until it was killed
+``--kills`` times.  Each run is a process of its own on a tiny random model.  A cell passes if the last resumed run ends
+with exit code 0 and has the same rows, the same trajectory and the same bits of weights as the run that was left alone.
+Prints a line for each cell; the exit code is the number of cells that failed, at most 100.
 """
 
 # ruff: noqa: T201
@@ -151,24 +152,39 @@ def difference(run: Path, whole: Path) -> str:
     return ""
 
 
-def cell(words: list[str], whole: Path, place: Path, moment: str, delay: float | None) -> str:
-    """Kill a run, let it go on, compare; a word on how it went."""
-    log = place.with_suffix(".log")
-    number = child([*words, "--results", str(place)], log, MOMENTS[moment] if delay is None else lambda: None)
-    if delay is not None:
-        time.sleep(delay)
-        os.kill(number, signal.SIGKILL)
-    code = wait(number)
+def killed_after(delay: float, words: list[str], log: Path) -> int:
+    """Start a process and kill it after some seconds; its exit code, which is 0 if it had ended before."""
+    number = child(words, log)
+    time.sleep(delay)
+    os.kill(number, signal.SIGKILL)
+    return wait(number)
+
+
+def cell(words: list[str], whole: Path, place: Path, moment: str, delays: list[float]) -> str:
+    """Kill a run, let it go on, kill it again, ..., compare; a word on how it went."""
+    log, again = place.with_suffix(".log"), ["train", "--resume"]
+    words = [*words, "--results", str(place)]
+    if moment in MOMENTS:
+        code, rest = wait(child(words, log, MOMENTS[moment])), delays
+    else:
+        code, rest = killed_after(delays[0], words, log), delays[1:]
     run = folder_of(place)
     if code != -signal.SIGKILL:
-        return f"not killed (exit code {code})" if delay is None or run is None else "ended before"
+        return f"not killed (exit code {code})" if moment in MOMENTS or code or run is None else "ended before"
     if run is None or not (run / "trajectory.zo").exists():
         return "ok, nothing was begun yet"
-    steps, code = read_steps(run), wait(child(["train", "--resume", str(run)], log))
+    steps = [read_steps(run)]
+    for delay in rest:
+        code = killed_after(delay, [*again, str(run)], log)
+        if code != -signal.SIGKILL:
+            break
+        steps.append(read_steps(run))
+    else:
+        code = wait(child([*again, str(run)], log))
     if code:
         return f"FAILED: exit code {code}, see {log}"
     found = difference(run, whole)
-    return f"FAILED: {found}, see {log}" if found else f"ok, killed at step {steps}"
+    return f"FAILED: {found}, see {log}" if found else f"ok, killed at step {' and '.join(map(str, steps))}"
 
 
 def read_steps(run: Path) -> int:
@@ -197,12 +213,13 @@ def matrix(options: argparse.Namespace, place: Path) -> int:
         if code or whole is None:
             print(f"{method:16} the run that is left alone ended with exit code {code}: see {place / name}.log")
             return 100
-        chosen = [(moment, None) for moment in MOMENTS][: max(1, (options.moments + 1) // 2)]
-        chosen += [("at random", draw.uniform(0.1, 1.0) * took) for _ in range(options.moments - len(chosen))]
-        for number, (moment, delay) in enumerate(chosen):
-            said = cell(words, whole, place / f"{name}-{number}", moment, delay)
+        chosen = list(MOMENTS)[: max(1, (options.moments + 1) // 2)]
+        chosen += ["at random"] * (options.moments - len(chosen))
+        for number, moment in enumerate(chosen):
+            delays = [draw.uniform(0.1, 1.0) * took for _ in range(options.kills - (moment in MOMENTS))]
+            said = cell(words, whole, place / f"{name}-{number}", moment, delays)
             failed += not said.startswith(("ok", "ended"))
-            when = moment if delay is None else f"after {delay:.2f} of {took:.2f} s"
+            when = moment if moment in MOMENTS else f"after {delays[0]:.2f} of {took:.2f} s"
             print(f"{method:16} {when:24} {said}", flush=True)
     return failed
 
@@ -211,6 +228,7 @@ def run(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=2, help="most kills of a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the runs; otherwise a temporary one")
     options = parser.parse_args(words)

@@ -1,0 +1,121 @@
+"""The other files that --resume reads, damaged: metrics.csv, a checkpoint's list and states, summary.json.
+
+No damage is a traceback; what can be made again is made again, and the run ends with the same bits and rows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_runs import shelf, stop_after, train, workshop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kill_matrix import difference
+
+from zotune.cli import main
+from zotune.config import ConfigError
+from zotune.hf.checkpoints import verified
+from zotune.run.checkpoints import start_of
+
+__all__ = ["shelf", "workshop"]  # fixtures, for pytest to find in this module
+SETTINGS = ("--save_ckpt", "--algorithm", "LOZO", "--step_interval", "2", "--momentum", "0.9", "--full_parameter")
+_QUIET = settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def stopped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workshop: Path) -> Path:
+    """A run that was stopped behind its checkpoint of step 3."""
+    with monkeypatch.context() as patch:
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        stop_after(patch, 4, interrupt)
+        run, _ = train(capsys, *SETTINGS, code=130)
+    assert run is not None
+    assert (run / "checkpoint-3").is_dir()
+    return workshop / run
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no summary": lambda run: (run / "summary.json").unlink(),
+    "summary is no JSON": lambda run: (run / "summary.json").write_bytes(b"\xff{"),
+    "no rows": lambda run: (run / "metrics.csv").unlink(),
+    "half a row": lambda run: (run / "metrics.csv").write_bytes((run / "metrics.csv").read_bytes()[:-9]),
+    "no list": lambda run: (run / "checkpoint-3/files.json").unlink(),
+    "empty list": lambda run: (run / "checkpoint-3/files.json").write_text('{"files": {}}'),
+    "forged list": lambda run: (run / "checkpoint-3/files.json").write_text('{"files": {"../../x": [1, 2]}}'),
+    "weights": lambda run: flip(run / "checkpoint-3/model.safetensors"),
+    "optimizer": lambda run: flip(run / "checkpoint-3/optimizer.pt"),
+    "state of the loop": lambda run: flip(run / "checkpoint-3/trainer_state.json"),
+    "an empty checkpoint": lambda run: [path.unlink() for path in (run / "checkpoint-3").iterdir()],
+    "a checkpoint of another step": lambda run: (run / "checkpoint-3").rename(run / "checkpoint-99"),
+    "torn trajectory": lambda run: (run / "trajectory.zo").write_bytes((run / "trajectory.zo").read_bytes()[:-5]),
+}
+
+
+def test_every_damage_is_mended(
+    capsys: pytest.CaptureFixture[str], stopped: Path, tmp_path: Path, workshop: Path
+) -> None:
+    whole, _ = train(capsys, *SETTINGS, "--results", "whole")
+    assert whole is not None
+    shutil.copytree(stopped, tmp_path / "kept")
+    for name, damage in DAMAGES.items():
+        shutil.rmtree(stopped)
+        shutil.copytree(tmp_path / "kept", stopped)
+        damage(stopped)
+        code = main(["train", "--resume", str(stopped)])
+        said = capsys.readouterr().err
+        assert code == 0, f"{name}: {said}"
+        assert "Traceback" not in said, name
+        assert difference(stopped, workshop / whole) == "", name
+
+
+_CELL = st.text(max_size=8) | st.sampled_from(["train", "eval", "", "nan", "1e999", '"', "\n", ",", "-1", "0", "1"])
+
+
+@_QUIET
+@given(lines=st.lists(st.lists(_CELL, max_size=12), max_size=6), header=st.booleans())
+def test_rows_of_any_kind_are_read_or_refused(tmp_path: Path, lines: list[list[str]], header: bool) -> None:
+    """A file of rows is used or refused with one sentence; nothing else is raised."""
+    first = "kind,step,epoch,queries,forwards,loss,accuracy,lr,seconds,memory_mb\n" if header else ""
+    text = first + "".join(",".join(line) + "\n" for line in lines)
+    (tmp_path / "metrics.csv").write_bytes(text.encode("utf-8", "replace"))
+    (tmp_path / "checkpoint-1").mkdir(exist_ok=True)
+    (tmp_path / "checkpoint-1/state").write_bytes(b"abc")
+    (tmp_path / "checkpoint-1/files.json").write_text('{"files": {"state": [3, 891568578]}}')
+    assert verified(tmp_path / "checkpoint-1")
+    try:
+        start_of(tmp_path, recorded=False)
+    except ConfigError as error:
+        assert str(error).endswith(".")
+        assert "\n" not in str(error)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@_QUIET
+@given(content=_JSON | st.builds(lambda own: {"files": own}, _JSON) | st.binary(max_size=40))
+def test_lists_of_any_kind_verify_nothing(tmp_path: Path, content: object) -> None:
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir(exist_ok=True)
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / "files.json").write_bytes(raw)
+    assert not verified(folder)
