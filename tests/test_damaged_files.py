@@ -97,11 +97,12 @@ def test_rows_of_any_kind_are_read_or_refused(tmp_path: Path, lines: list[list[s
     (tmp_path / "checkpoint-1/state").write_bytes(b"abc")
     (tmp_path / "checkpoint-1/files.json").write_text('{"files": {"state": [3, 891568578]}}')
     assert verified(tmp_path / "checkpoint-1")
+    said = ""
     try:
         start_of(tmp_path, recorded=False)
     except ConfigError as error:
-        assert str(error).endswith(".")
-        assert "\n" not in str(error)
+        said = str(error)
+    assert not said or (said.endswith(".") and "\n" not in said)
 
 
 _JSON = st.recursive(

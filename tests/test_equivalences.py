@@ -1,7 +1,7 @@
 """Where two methods must agree, that each of them descends, and the losses they are pinned to.
 
-The golden losses are changed only by a commit that says why.  `python tests/test_golden.py` writes them anew, with those
-of the embedded model.
+The golden losses are changed only by a commit that says why.  `python tests/test_golden.py` writes them anew,
+with those of the embedded model.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_equivalences
 import torch
 
-import test_equivalences
 from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, ZOAdam
 from zotune.embedded import MODEL_DIR, generate
 from zotune.hf.groups import parameter_groups
