@@ -2,7 +2,7 @@
 
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorithm, methods_of
 from zotune.config.bench import ALL, BENCH_FLAGS, BenchConfig
-from zotune.config.checks import LARGEST
+from zotune.config.checks import LARGEST, LARGEST_ADAPTER
 from zotune.config.errors import ConfigError, as_sentence, nearest, shortened
 from zotune.config.evaluate import EVALUATE_FLAGS, EvaluateConfig
 from zotune.config.flags import Flag, FlagOfField
@@ -27,6 +27,7 @@ __all__ = [
     "FLAGS",
     "INSPECT_FLAGS",
     "LARGEST",
+    "LARGEST_ADAPTER",
     "METHOD_FLAGS",
     "REPLAY_FLAGS",
     "TRAJECTORY",

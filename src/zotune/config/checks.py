@@ -30,10 +30,19 @@ _AT_LEAST_ONE = (
     "direction_rank",
     "step_interval",
     "max_new_tokens",
+    "lora_rank",
+    "lora_alpha",
+    "virtual_tokens",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
 _NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
 _SEED_LIMIT = 2**63
+
+LARGEST_ADAPTER: Final = 10**6
+"""Bound of the numbers that describe an adapter."""
+
+TUNINGS: Final = ("full", "partial", "head", "lora", "prefix", "prompt")
+"""What --tuning knows beside configuration files."""
 
 LARGEST: Final = 10**9
 """Most steps of a run, and the bound of every number that counts rows, tokens, steps or epochs."""
@@ -66,6 +75,7 @@ def check(config: "TrainConfig") -> None:
     _check_ranges(config)
     _check_queries(config)
     _check_names(config)
+    _check_tuning(config)
     _check_task(config)
     _check_places(config)
     _check_installed(config)
@@ -127,6 +137,34 @@ def _check_names(config: "TrainConfig") -> None:
         value = getattr(config, name)
         if value is not None and value not in known:
             raise ConfigError(f"--{name} knows {_listed(known)}, not {value!r}{nearest(value, known)}")
+
+
+def _check_tuning(config: "TrainConfig") -> None:
+    for name in ("lora_rank", "lora_alpha", "virtual_tokens"):
+        if getattr(config, name) > LARGEST_ADAPTER:
+            raise ConfigError(f"--{name} must be at most {LARGEST_ADAPTER:,}, not {shortened(getattr(config, name))}.")
+    tuning = config.tuning
+    if config.full_parameter and tuning not in (None, "full"):
+        raise ConfigError(
+            f"--full_parameter trains everything, so --tuning {shortened(tuning)} cannot be given with it."
+        )
+    adapted = tuning not in (None, "full", "partial", "head")
+    if adapted and importlib.util.find_spec("peft") is None:
+        raise ConfigError("Adapters need the package peft; install zotune[adapters].")
+    if adapted and tuning not in TUNINGS and not Path(str(tuning)).expanduser().exists():
+        raise ConfigError(
+            f"--tuning knows {_listed(TUNINGS)}, or a configuration file of peft, not "
+            f"{shortened(repr(tuning))}{nearest(str(tuning), TUNINGS)}"
+        )
+    if config.merge and not (adapted and config.save_ckpt):
+        raise ConfigError("--merge belongs to an adapter that is kept; give --save_ckpt and --tuning lora with it.")
+    if config.merge and tuning in ("prefix", "prompt"):
+        raise ConfigError(f"--tuning {tuning} is no change of weights, so it cannot be merged; leave --merge out.")
+    if adapted and tuning not in TUNINGS:
+        try:
+            _ = config.adapter
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _check_own(config: "TrainConfig") -> None:

@@ -77,6 +77,10 @@ class EvaluateConfig:
         str | None,
         Flag("model", "number of a GPU, cuda:NUMBER or cpu", default_text="the first GPU, otherwise the CPU"),
     ] = None
+    adapter: Annotated[
+        Path | None,
+        Flag("model", "folder of an adapter that zotune train or peft has kept", default_text="the model alone"),
+    ] = None
     output: Annotated[
         Path | None, Flag("results", "JSON file for scores and answers", default_text="none", metavar="FILE")
     ] = None
@@ -89,6 +93,8 @@ class EvaluateConfig:
             raise ConfigError(f"--demonstrations must be 0 or more, not {shortened(self.demonstrations)}.")
         if not 1 <= self.max_new_tokens <= LARGEST:
             raise ConfigError(f"--max_new_tokens must be 1 or more, not {shortened(self.max_new_tokens)}.")
+        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            raise ConfigError(f"--adapter {shortened(self.adapter)} holds no adapter_config.json; give such a folder.")
         check_choices(self)
         self.training().validate()
         if self.output is not None:

@@ -11,6 +11,7 @@ from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
 from zotune.tasks import TASKS, Task, get_task
 
 if TYPE_CHECKING:
+    from zotune.hf.adapters import Adapter
     from zotune.tasks.own import OwnData
 
 T = TypeVar("T")
@@ -170,6 +171,19 @@ class TrainConfig:
     full_parameter: Annotated[
         bool, Flag("model", "train all parameters, not only the last blocks, the final norm and the head")
     ] = False
+    tuning: Annotated[
+        str | None,
+        Flag(
+            "model",
+            "what is trained: full, partial (the last blocks and the head), head, or an adapter of peft: lora, prefix,"
+            " prompt, or a configuration file of peft",
+            default_text="partial, or full with --full_parameter",
+            metavar="WHAT",
+        ),
+    ] = None
+    lora_rank: Annotated[int, Flag("model", "rank of --tuning lora")] = 8
+    lora_alpha: Annotated[int, Flag("model", "scale of --tuning lora, times its rank")] = 16
+    virtual_tokens: Annotated[int, Flag("model", "length of --tuning prefix and prompt")] = 5
     bf16: Annotated[bool, Flag("model", "weights in bfloat16 (first-order: mixed precision)")] = False
     fp16: Annotated[bool, Flag("model", "weights in float16 (first-order: mixed precision, GPU only)")] = False
     trust_remote_code: Annotated[bool, Flag("model", "let a model of the hub run its own code")] = False
@@ -180,6 +194,9 @@ class TrainConfig:
     # Results
     results: Annotated[Path, Flag("results", "folder that the run folders go to")] = Path("results")
     save_ckpt: Annotated[bool, Flag("results", "keep checkpoints and the best and last model")] = False
+    merge: Annotated[
+        bool, Flag("results", "with --save_ckpt and an adapter, also keep the last model with its adapter merged in")
+    ] = False
     save_every: Annotated[float, Flag("results", "checkpoint every so many epochs, with --save_ckpt")] = 1.0
     logging: Annotated[str, Flag("results", "tensorboard: event files as well", choices=("csv", "tensorboard"))] = "csv"
     resume: Annotated[
@@ -197,6 +214,7 @@ class TrainConfig:
         return dataclasses.replace(
             self,
             task=self.task if self.train_file is None else OWN,
+            full_parameter=self.full_parameter or self.tuning == "full",
             lr=_default(self.lr, algorithm.lr_embedded if embedded else algorithm.lr),
             lr_mezosvrg_mb=_default(
                 self.lr_mezosvrg_mb, algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
@@ -216,6 +234,26 @@ class TrainConfig:
         if self.data_dir is not None:
             return self.data_dir
         return EMBEDDED if self.model_name == EMBEDDED else "hub"
+
+    @property
+    def adapter(self) -> "Adapter | None":
+        """What is trained in place of the model's own weights, if anything is.
+
+        Raises:
+            ValueError: a configuration file that cannot be used.
+        """
+        if self.tuning in (None, "full", "partial"):
+            return None
+        from zotune.hf.adapters import KINDS, Adapter, read_settings  # it loads large libraries, and --help need not
+
+        assert self.tuning is not None
+        if self.tuning in KINDS:
+            settings, kind = None, self.tuning
+        else:
+            settings, kind = read_settings(Path(self.tuning).expanduser()), "file"
+        return Adapter(
+            kind=kind, rank=self.lora_rank, alpha=self.lora_alpha, tokens=self.virtual_tokens, settings=settings
+        )
 
     @property
     def own(self) -> "OwnData | None":

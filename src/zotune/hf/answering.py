@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -64,10 +65,12 @@ def written_answers(
     """What the model writes after every prompt, token by token the most likely one, up to one of the texts ``stop``."""
     answers = [""] * len(asked)
     order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))
-    for first in range(0, len(order), batchsize):
-        numbers = order[first : first + batchsize]
+    # Behind virtual tokens peft gives no positions, so padding in between would move the text away from them.
+    one_length = bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+    for numbers in _batches(order, [len(one.prompt) for one in asked], batchsize, one_length=one_length):
         ids, mask = left_padded([asked[i].prompt for i in numbers], int(tokenizer.pad_token_id))
-        with as_language_model(model) as writer:
+        with as_language_model(model) as writer, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Position ids are not supported")
             generate: Any = writer.generate
             written = generate(
                 input_ids=ids.to(model.device),
@@ -84,6 +87,18 @@ def written_answers(
         if tick is not None:
             tick(len(numbers))
     return answers
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], size: int, *, one_length: bool) -> Iterator[list[int]]:
+    """The numbers in their order, so many at a time; only those of the same length together if asked for."""
+    batch: list[int] = []
+    for number in order:
+        if len(batch) == size or (batch and one_length and lengths[number] != lengths[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 class _Stop(StoppingCriteria):

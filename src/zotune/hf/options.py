@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from zotune.hf.prompted import _keeps_some
+from zotune.hf.adapters import own_model
+from zotune.hf.prompted import keeps_some
 
 ABSENT = -1e9
 """Score of an option that a row does not have."""
@@ -36,6 +37,7 @@ class OptionScores:
         attention_mask: Tensor,
         option_mask: Tensor,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 (the library gives it to models of peft)
     ) -> SequenceClassifierOutput:
         """Scores, and given labels (rows,) their cross entropy.
 
@@ -49,19 +51,20 @@ class OptionScores:
         ids, mask, own = input_ids[there], attention_mask[there], option_mask[there].bool()
         kept = own[:, 1:].any(0).nonzero()[:, 0]  # positions before a token of an option
         language_model: Any = super()
-        if _keeps_some(type(self)):  # type: ignore[arg-type]
+        places = kept + int(getattr(self, "virtual_tokens", 0))  # of a learned prompt, which stand in front
+        if keeps_some(self):  # type: ignore[arg-type]
             # A vocabulary of logits at every position would be the largest tensor of the pass by far.
-            logits = language_model.forward(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
+            logits = language_model.forward(input_ids=ids, attention_mask=mask, logits_to_keep=places).logits
         else:
-            logits = language_model.forward(input_ids=ids, attention_mask=mask).logits[:, kept]
+            logits = language_model.forward(input_ids=ids, attention_mask=mask).logits[:, places]
         targets, own = ids[:, kept + 1], own[:, kept + 1]
         losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
         scores = -(losses * own).sum(-1)
         if self.per_token:
             scores = scores / own.sum(-1)
         # Each place takes the score of its option, and places without one the last entry.
-        places = torch.where(there, there.flatten().cumsum(0).view(there.shape) - 1, len(ids))
-        scores = torch.cat((scores, scores.new_full((1,), ABSENT)))[places]
+        spread = torch.where(there, there.flatten().cumsum(0).view(there.shape) - 1, len(ids))
+        scores = torch.cat((scores, scores.new_full((1,), ABSENT)))[spread]
         loss = None if labels is None else nn.functional.cross_entropy(scores, labels)
         return SequenceClassifierOutput(loss=loss, logits=scores)
 
@@ -77,7 +80,7 @@ def add_option_scores(model: PreTrainedModel, *, per_token: bool) -> PreTrainedM
     model.__class__ = _scoring_class(type(model))  # type: ignore[arg-type]
     assert isinstance(model, OptionScores)
     model.per_token = per_token
-    model.loss_type = "ForSequenceClassification"
+    own_model(model).loss_type = "ForSequenceClassification"  # type: ignore[assignment]
     return model
 
 

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
+from zotune.hf.adapters import own_model
 from zotune.tasks.base import Task
 from zotune.tasks.questions import LABEL_FIELD
 from zotune.tasks.tokens import PromptStyle
@@ -59,7 +60,7 @@ class LabelWords:
         positions = (marks.long() * numbers).argmax(dim=1)
         rows = torch.arange(input_ids.size(0), device=input_ids.device)
         language_model: Any = super()
-        if _keeps_some(type(self)):  # type: ignore[arg-type]
+        if keeps_some(self):  # type: ignore[arg-type]
             # A vocabulary of logits at every position would be the largest tensor of the pass by far.
             kept, positions = torch.unique(positions, return_inverse=True)
             output = language_model.forward(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=kept)
@@ -70,9 +71,15 @@ class LabelWords:
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+def keeps_some(model: nn.Module) -> bool:
+    """Whether the language model behind a mixin can leave out logits of positions that nobody asks for."""
+    kinds: tuple[Any, Any] = type(own_model(model)), type(model)
+    return _takes_positions(*kinds)
+
+
 @functools.cache
-def _keeps_some(prompted: type) -> bool:
-    language_model: Any = prompted.__mro__[2]
+def _takes_positions(own: Any, kind: Any) -> bool:
+    language_model: Any = kind.__mro__[2] if own is kind else own  # inside a wrapper of peft it has no mixin
     return "logits_to_keep" in inspect.signature(language_model.forward).parameters
 
 
@@ -98,7 +105,8 @@ def style_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Pr
 
 def prompt_style(model: nn.Module) -> PromptStyle | None:
     """What `tokenise` needs as `prompt`: the style of a prompted model, None for one with a classification head."""
-    return model.prompt_style if isinstance(model, LabelWords) else None
+    inner = own_model(model)
+    return inner.prompt_style if isinstance(inner, LabelWords) else None
 
 
 def add_label_words(

@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import zotune
-from zotune.config import TrainConfig, shortened
+from zotune.config import LARGEST_ADAPTER, TrainConfig, shortened
+from zotune.hf.adapters import KINDS, Adapter, add_adapter
 from zotune.hf.models import load_classifier, load_language_model
 from zotune.tasks import get_task
 from zotune.trajectory import TrajectoryError
@@ -31,11 +32,12 @@ class BaseFacts:
     Attributes:
         model_name: 'embedded', a folder or a name on the hub.
         task: which gives the labels of the head, or the label words.
-        head_seed: of the weights that the model's files do not hold.
+        head_seed: of the weights that the model's files do not hold, and of an adapter's first values.
         dtype: of all weights, a key of `DTYPES`.
         full_parameter: all parameters are trained.
         prompted: label words in place of a new head.
         question: options or answers of a causal language model; also in place of a new head.
+        adapter: what is trained in place of the model's own weights.
     """
 
     model_name: str
@@ -45,6 +47,7 @@ class BaseFacts:
     full_parameter: bool
     prompted: bool
     question: bool = False
+    adapter: Adapter | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, *, dtype: torch.dtype, head_seed: int, question: bool = False) -> Self:
@@ -57,6 +60,7 @@ class BaseFacts:
             full_parameter=config.full_parameter,
             prompted=config.soft_prompt,
             question=question,
+            adapter=config.adapter,
         )
 
 
@@ -92,7 +96,21 @@ def facts_of(about: Mapping[str, Any]) -> BaseFacts | None:
         raise TrajectoryError(f"its header says question={shortened(repr(question))}, which no run does")
     if about["dtype"] not in DTYPES or about["head_seed"] < 0:
         raise TrajectoryError("its header has a dtype or a seed of the head that no run has")
-    return BaseFacts(**{name: about[name] for name in kinds}, question=question)
+    return BaseFacts(**{name: about[name] for name in kinds}, question=question, adapter=_adapter_of(about))
+
+
+def _adapter_of(about: Mapping[str, Any]) -> Adapter | None:
+    told = about.get("adapter")
+    if told is None:
+        return None
+    kinds: dict[str, Any] = {"kind": str, "rank": int, "alpha": int, "tokens": int, "settings": (dict, type(None))}
+    known = isinstance(told, dict) and told.keys() == kinds.keys()
+    if not known or not all(isinstance(told[name], kind) for name, kind in kinds.items()):
+        raise TrajectoryError(f"its header says adapter={shortened(repr(told))}, which no run does")
+    small = all(1 <= told[name] <= LARGEST_ADAPTER for name in ("rank", "alpha", "tokens"))
+    if told["kind"] not in (*KINDS, "file") or not small or (told["kind"] == "file") != (told["settings"] is not None):
+        raise TrajectoryError(f"its header says adapter={shortened(repr(told))}, which no run does")
+    return Adapter(**told)
 
 
 def base_model(
@@ -115,26 +133,22 @@ def base_model(
     Raises:
         ValueError: see `zotune.hf.models.load_classifier`; or there is no such task.
     """
+    name = facts.model_name if name is None else name
+    shared: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "dtype": DTYPES[facts.dtype],
+        "device": device,
+        "full_parameter": facts.full_parameter or facts.adapter is not None,
+        "trust_remote_code": trust_remote_code,
+    }
     if facts.question:
-        return load_language_model(
-            facts.model_name if name is None else name,
-            tokenizer=tokenizer,
-            dtype=DTYPES[facts.dtype],
-            device=device,
-            full_parameter=facts.full_parameter,
-            trust_remote_code=trust_remote_code,
-        )
-    return load_classifier(
-        facts.model_name if name is None else name,
-        get_task(facts.task),
-        tokenizer=tokenizer,
-        dtype=DTYPES[facts.dtype],
-        device=device,
-        seed=facts.head_seed,
-        full_parameter=facts.full_parameter,
-        prompted=facts.prompted,
-        trust_remote_code=trust_remote_code,
-    )
+        model = load_language_model(name, **shared)
+    else:
+        task = get_task(facts.task)
+        model = load_classifier(name, task, seed=facts.head_seed, prompted=facts.prompted, **shared)
+    if facts.adapter is None:
+        return model
+    return add_adapter(model, facts.adapter, tokenizer=tokenizer, seed=facts.head_seed, name=name)
 
 
 def frozen_digest(frozen: Iterable[torch.nn.Parameter]) -> int | None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, EvaluateConfig
+from zotune.hf.adapters import load_adapter
 from zotune.hf.answering import Tick, choices, option_scores, written_answers
 from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
@@ -105,6 +106,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
             device=machine.device,
             trust_remote_code=config.trust_remote_code,
         )
+        if config.adapter is not None:
+            model = load_adapter(model, config.adapter)
         per_token = task.asked.per_token if config.score == "task" else config.score == "mean"
         if not task.writes:
             add_option_scores(model, per_token=per_token)
@@ -180,6 +183,7 @@ def _show(config: EvaluateConfig, answered: Answered) -> None:
 def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
     return {
         "model": config.model_name,
+        "adapter": None if config.adapter is None else str(config.adapter),
         "task": config.training().chosen_task().name,
         "version": config.training().chosen_task().version,
         "demonstrations": config.demonstrations,

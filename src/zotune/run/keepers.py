@@ -13,6 +13,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from zotune.hf.adapters import own_model
+
 
 class BestModel(TrainerCallback):
     """Writes the model to `folder` at every evaluation with a better accuracy than all evaluations before it.
@@ -41,6 +43,8 @@ class BestModel(TrainerCallback):
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `folder`."""
-    model.save_pretrained(folder)
+    """Write weights (safetensors), configuration and tokenizer to `folder`; of an adapter, only its own."""
+    # Left to itself, peft would ask the hub whether the vocabulary of the base model has grown.
+    options: dict[str, Any] = {"save_embedding_layers": False} if own_model(model) is not model else {}
+    model.save_pretrained(folder, **options)
     tokenizer.save_pretrained(folder)

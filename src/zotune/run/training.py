@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 from zotune.config import LARGEST, ConfigError, TrainConfig
+from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
 from zotune.hf.recorder import RunRecorder
@@ -278,6 +279,9 @@ class TrainingRun:
         if self.config.save_ckpt and self.first:
             assert self.folder is not None
             save_model(parts.model, parts.tokenizer, self.folder / "last")
+            if self.config.merge:
+                whole = merged(parts.model)
+                save_model(whole, parts.tokenizer, self.folder / "merged")
 
     def _method_name(self) -> str:
         return "LOZO-M" if self.config.algorithm == "LOZO" and self.config.momentum else self.config.algorithm

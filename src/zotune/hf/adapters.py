@@ -1,0 +1,300 @@
+"""Training a few weights beside or inside a frozen model: adapters of peft, or the head alone.
+
+What an adapter begins with follows from a seed and the base model, never from the state of the program, so that a
+run can be repeated, resumed and replayed from its settings alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+KINDS: Final = ("lora", "prefix", "prompt", "head")
+"""What `--tuning` knows beside full, partial and files; "file" is a configuration of peft."""
+
+
+_ROOM: Final = 8  # tokens of a text, at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What is trained in place of the model's own weights.
+
+    Attributes:
+        kind: one of `KINDS`, or "file".
+        rank: of LoRA.
+        alpha: of LoRA, whose scale is alpha / rank.
+        tokens: virtual tokens of a prefix or prompt.
+        settings: of "file": the content of a configuration file of peft.
+    """
+
+    kind: str
+    rank: int = 8
+    alpha: int = 16
+    tokens: int = 5
+    settings: Mapping[str, Any] | None = None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a configuration file of peft, or of the adapter_config.json in a folder.
+
+    Raises:
+        ValueError: it cannot be read, is no configuration of peft, or asks for code to be run.
+    """
+    place = path / "adapter_config.json" if path.is_dir() else path
+    try:
+        settings = json.loads(place.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{place} cannot be read ({error.strerror}); give a configuration file of peft.") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{place} is not JSON; give a configuration file of peft.") from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+        raise ValueError(
+            f"{place} names no peft_type; give a configuration file of peft, as its save_pretrained makes."
+        )
+    check_settings(settings)
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a configuration that would have code of somebody else run."""
+    if "trust_remote_code" in json.dumps(settings):
+        raise ValueError("The configuration of the adapter asks for trust_remote_code; take that out of it.")
+
+
+def add_adapter(
+    model: PreTrainedModel, adapter: Adapter, *, tokenizer: PreTrainedTokenizerBase, seed: int, name: str
+) -> PreTrainedModel:
+    """Freeze a model but for what is trained.
+
+    Args:
+        model: a classifier, or a causal language model, in evaluation mode.
+        adapter: what is trained; of a classifier, its new head too.
+        tokenizer: of the model; its ``model_max_length`` is lowered by the virtual tokens.
+        seed: of the first values of the adapter.
+        name: what messages call the model.
+
+    Returns:
+        A `peft.PeftModel` around it, or for the head the model itself.
+
+    Raises:
+        ValueError: peft is not installed, or cannot adapt this model.
+    """
+    if adapter.kind == "head":
+        return _head_alone(model, name)
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
+    with _refusals(adapter, name), _lent_randomness(seed):
+        config = _configuration(model, adapter)
+        _check_virtual_tokens(model, config)
+        adapted: Any = peft.get_peft_model(model, config)
+    adapted.eval()
+    if config.is_prompt_learning:
+        tokenizer.model_max_length -= config.num_virtual_tokens
+        if tokenizer.model_max_length < _ROOM:
+            raise ValueError(
+                f"{config.num_virtual_tokens} virtual tokens leave no room for a text in {name}; give fewer "
+                "--virtual_tokens."
+            )
+        with _refusals(adapter, name):
+            if adapter.kind == "prefix":
+                _begin_with_activations(adapted, adapter.tokens, seed)
+            _check_reaches(adapted, name)
+    # Asked for by programs that know the model by its own attributes.
+    adapted.virtual_tokens = config.num_virtual_tokens if config.peft_type == peft.PeftType.PROMPT_TUNING else 0
+    return adapted  # type: ignore[no-any-return]
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A model with the adapter that a run has kept in a folder, frozen and in evaluation mode.
+
+    Raises:
+        ValueError: peft is not installed, or the folder holds no adapter of this model.
+    """
+    settings = read_settings(folder)
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
+    with _refusals(Adapter(kind="file", settings=settings), str(folder)):
+        adapted: Any = peft.PeftModel.from_pretrained(model, str(folder))
+    config = adapted.active_peft_config
+    adapted.virtual_tokens = config.num_virtual_tokens if config.peft_type == "PROMPT_TUNING" else 0
+    adapted.eval()
+    return adapted  # type: ignore[no-any-return]
+
+
+def own_model(model: nn.Module) -> nn.Module:
+    """The model of transformers inside a wrapper of peft, or the model itself."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapter's weights added to its own, for good.
+
+    Raises:
+        ValueError: there is no adapter, or one that is no change of weights (a prefix or prompt).
+    """
+    adapted: Any = model
+    try:
+        inner: Any = adapted.merge_and_unload()
+    except (AttributeError, NotImplementedError) as error:
+        raise ValueError("Only adapters that change weights (lora) can be merged into the model.") from error
+    return inner  # type: ignore[no-any-return]
+
+
+def _classifies(model: nn.Module) -> bool:
+    """Whether it is a classifier with a head of its own."""
+    return "ForSequenceClassification" in type(model).__name__
+
+
+def _check_virtual_tokens(model: nn.Module, config: Any) -> None:
+    """Raise `ValueError` for virtual tokens in front of a model that would read a wrong position because of them."""
+    if not config.is_prompt_learning:
+        return
+    if hasattr(model, "prompt_style"):
+        raise ValueError("label words are read without it; use --objective options in place of --soft_prompt")
+    body = getattr(model, "base_model", model)
+    if config.peft_type != "PREFIX_TUNING" and _classifies(model) and type(body.config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError("its classifier would read padding behind a prompt; use prefix, or --objective options")
+
+
+def _configuration(model: PreTrainedModel, adapter: Adapter) -> Any:
+    """The configuration of peft."""
+    import peft
+
+    prompted = not _classifies(model)
+    kind = None if prompted else "SEQ_CLS"
+    if prompted and adapter.kind in ("prefix", "prompt"):
+        kind = "CAUSAL_LM"
+    if adapter.kind == "file":
+        assert adapter.settings is not None
+        check_settings(adapter.settings)
+        settings = {k: v for k, v in adapter.settings.items() if k not in ("inference_mode", "auto_mapping")}
+        make: Any = peft.PeftConfig.from_peft_type
+        config = make(**{**settings, "inference_mode": False})
+        if config.is_prompt_learning:
+            kind = "CAUSAL_LM" if prompted else "SEQ_CLS"
+        config.task_type = kind
+    elif adapter.kind == "lora":
+        config = peft.LoraConfig(
+            r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_query_and_value(model), task_type=kind
+        )
+    elif adapter.kind == "prefix":
+        config = peft.PrefixTuningConfig(num_virtual_tokens=adapter.tokens, task_type=kind)
+    else:
+        config = peft.PromptTuningConfig(num_virtual_tokens=adapter.tokens, task_type=kind)
+    if not prompted and hasattr(config, "modules_to_save"):
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), *_head_modules(model)})
+    return config
+
+
+_QUERY_VALUE: Final = (
+    ("q_proj", "v_proj"),  # OPT, Llama, Mistral, Qwen, Gemma, ...
+    ("query", "value"),  # BERT, RoBERTa, ...
+    ("q_lin", "v_lin"),  # DistilBERT
+    ("query_key_value",),  # GPT-NeoX, Bloom, Falcon
+    ("qkv_proj",),  # Phi-3
+    ("c_attn",),  # GPT-2
+    ("query_proj", "value_proj"),  # DeBERTa
+    ("Wqkv",),  # ModernBERT, MPT
+)
+
+
+def _query_and_value(model: nn.Module) -> list[str]:
+    """Names of the matrices that make queries and values, which LoRA changes (Hu et al., 2021, section 4.2)."""
+    last = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    found = next((names for names in _QUERY_VALUE if last.issuperset(names)), None)
+    if found is None:
+        raise ValueError("its attention has no matrices of a known name; give a configuration file of peft")
+    return list(found)
+
+
+def _head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules with weights beside the body."""
+    body = getattr(model, "base_model_prefix", "")
+    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+
+
+def _head_alone(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    head = _head_modules(model)
+    inside = {id(p) for module in head for p in model.get_submodule(module).parameters()}
+    table: Any = model.get_input_embeddings()
+    if id(table.weight) in inside:
+        raise ValueError(
+            f"The head of {name} is its embedding table; use another --tuning, or a new head (--objective classes)."
+        )
+    for p in model.parameters():
+        p.requires_grad_(id(p) in inside)
+    if not inside:
+        raise ValueError(f"{name} has no head beside its body to train; use another --tuning.")
+    return model
+
+
+def _begin_with_activations(adapted: Any, tokens: int, seed: int) -> None:
+    """Let a prefix begin with the keys and values that the model has for drawn tokens (as in MeZO)."""
+    base = adapted.get_base_model()
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(vocabulary, (1, tokens), generator=generator).to(base.device)
+    body = base.base_model  # without a head, which a classifier would want a padding token for
+    with torch.no_grad():
+        cache = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
+    if cache is None:
+        raise ValueError("it keeps no keys and values of earlier tokens")
+    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    encoder = next(iter(adapted.prompt_encoder.values()))
+    values = torch.stack([own[0] for pair in pairs for own in pair])  # (2 layers, heads, tokens, width)
+    flat = values.permute(2, 0, 1, 3).reshape(tokens, -1)
+    with torch.no_grad():
+        encoder.embedding.weight.copy_(flat)  # raises RuntimeError where peft expects another shape
+
+
+def _check_reaches(adapted: Any, name: str) -> None:
+    """Raise `ValueError` if the model's output does not depend on the virtual tokens."""
+    encoder = next(iter(adapted.prompt_encoder.values()))
+    ids = torch.arange(4, device=adapted.device)[None]
+    weight = next(encoder.parameters())
+    with torch.no_grad():
+        outputs = []
+        kept = weight.clone()
+        for scale in (1.0, -1.0):
+            weight.copy_(kept * scale)
+            outputs.append(adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float())
+        weight.copy_(kept)
+    if torch.equal(*outputs):
+        raise ValueError(f"the output of {name} does not depend on it")
+
+
+@contextlib.contextmanager
+def _lent_randomness(seed: int) -> Iterator[None]:
+    """peft draws from the global generator of torch: it is set for the block, and given back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _refusals(adapter: Adapter, name: str) -> Iterator[None]:
+    """What peft and models raise for a pair that does not fit, as one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what peft asks of transformers, and sets right by itself
+            yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".: ")
+        kind = "adapter of the file" if adapter.kind == "file" else adapter.kind
+        raise ValueError(f"{name} cannot be trained with the tuning {kind}: {reason}.") from error
