@@ -14,6 +14,7 @@ from command_runs import TINY, rows_of, shelf, stop_after, train, workshop
 from transformers import TrainerControl, TrainerState
 
 from zotune.cli import main
+from zotune.config.resume import with_checksum
 from zotune.run import keepers, training
 from zotune.run.checkpoints import newest_checkpoint
 from zotune.run.launch import write_path
@@ -206,7 +207,7 @@ def test_settings_that_do_not_fit_the_checkpoint_are_named(stopped, capsys):
     path = stopped / "config.json"
     content = path.read_text()
     settings = json.loads(content)
-    path.write_text(json.dumps(settings | {"num_queries": settings["num_queries"] + 2}))
+    path.write_text(json.dumps(with_checksum(settings | {"num_queries": settings["num_queries"] + 2})))
     said = resume(capsys, stopped, 2)
     assert f"{stopped / 'checkpoint-6'} was made with queries_per_step={settings['num_queries']}, but" in said
     assert "restore config.json or start a new run." in said

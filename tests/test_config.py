@@ -16,6 +16,7 @@ from zotune.config import (
     methods_of,
     notices,
 )
+from zotune.config.resume import with_checksum
 from zotune.run.seeds import derive_seed
 
 SEED_FLAGS = """epochs model_name task algorithm lr weight_decay num_queries perturbation_scale lr_mezosvrg_mb q anneal
@@ -174,7 +175,7 @@ def test_every_method_flag_concerns_some_methods_and_not_all():
 
 def test_a_resumed_run_has_the_settings_it_began_with(tmp_path):
     began = TrainConfig(algorithm="HiZOO", lr=0.5, save_ckpt=True).resolved()
-    (tmp_path / "config.json").write_text(json.dumps({**dump_settings(began), "versions": {}}))
+    (tmp_path / "config.json").write_text(json.dumps(with_checksum({**dump_settings(began), "versions": {}})))
     resumed = config_from_text({"resume": str(tmp_path), "device": "cpu"})
     assert (resumed.algorithm, resumed.lr, resumed.resume, resumed.device) == ("HiZOO", 0.5, tmp_path, "cpu")
 

@@ -33,8 +33,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def fill(disk: Path) -> None:
-    """Use up all room there is."""
+def fill(disk: Path, room: int = 0) -> None:
+    """Use up all room there is, but for so many bytes."""
     with (disk / "filler").open("ab", buffering=0) as file:
         for size in (1 << 16, 1 << 12, 1):
             try:
@@ -42,6 +42,7 @@ def fill(disk: Path) -> None:
                     pass
             except OSError:
                 continue
+        file.truncate(file.tell() - room)
 
 
 def results(disk: Path) -> list[str]:
@@ -67,6 +68,14 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_it_goes_on_to_the_same_bits(
     assert ends[0] == ends[1]
 
 
+def test_half_a_checkpoint_is_taken_away_and_the_disk_named(
+    disk: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is room for the beginning of a checkpoint's weights only."""
+    run = broken_by_a_full_disk(disk, 2, [*WORDS, "--save_ckpt"], capsys, room=40_000)
+    assert rows_of(run) == rows_of(whole)
+
+
 def test_a_trajectory_that_finds_no_room_loses_no_step(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--algorithm", "ZO", "--num_queries", "400", "--epochs", "1"]  # more than a page for each step
     whole, _ = train(capsys, *words)
@@ -75,15 +84,19 @@ def test_a_trajectory_that_finds_no_room_loses_no_step(disk: Path, capsys: pytes
     assert rows_of(run) == rows_of(whole)
 
 
-def broken_by_a_full_disk(disk: Path, step: int, words: list[str], capsys: pytest.CaptureFixture[str]) -> Path:
+def broken_by_a_full_disk(
+    disk: Path, step: int, words: list[str], capsys: pytest.CaptureFixture[str], room: int = 0
+) -> Path:
     """A run whose disk is full from a step on, and that went on when there was room."""
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, step, lambda: fill(disk))
+        stop_after(patch, step, lambda: fill(disk, room))
         assert main(["train", *TINY, *words, *results(disk)]) == 1
     out, err = capsys.readouterr()
     run = Path(out.strip())
     assert "Traceback" not in err
     assert "No space left on device" in err
+    assert "broke off" not in err
+    assert not (run / ".saving").exists()
     assert "No step is lost. Go on with: zotune train --resume" in err
     (disk / "filler").unlink()
     assert main(["train", "--resume", str(run)]) == 0

@@ -17,6 +17,7 @@ from command_runs import ROWS, TINY, rows_of, shelf, stop_after, train, workshop
 from safetensors.torch import load_file, save_file
 
 from zotune.cli import main
+from zotune.config.resume import with_checksum
 from zotune.hf import lifecycle
 from zotune.hf.recorder import RunRecorder
 from zotune.hf.trainer import ZOTrainer
@@ -276,15 +277,17 @@ def test_another_base_model_is_refused(change: str, capsys, monkeypatch, worksho
         run, _ = train(capsys, "--algorithm", "ZO", code=130)
     settings = json.loads((run / "config.json").read_text())
     if change == "seed":
-        (run / "config.json").write_text(json.dumps(settings | {"init_seed": 7}))
+        (run / "config.json").write_text(json.dumps(with_checksum(settings | {"trial": 7})))
         wanted = "trajectory.zo was recorded by an optimizer with other arguments: continue it with the same"
     else:
         shutil.copytree(workshop / ".." / "model", workshop / "other")
         tensors = load_file(workshop / "other" / "model.safetensors")
         save_file(
-            {name: x + 1e-3 for name, x in tensors.items()}, workshop / "other" / "model.safetensors", {"format": "pt"}
+            {name: x + 1e-3 if "layers.2." in name else x for name, x in tensors.items()},
+            workshop / "other" / "model.safetensors",
+            {"format": "pt"},
         )
-        (run / "config.json").write_text(json.dumps(settings | {"model_name": "other"}))
+        (run / "config.json").write_text(json.dumps(with_checksum(settings | {"model_name": "other"})))
         wanted = "trajectory.zo began with other weights: go on with the same model, bit for bit"
     assert wanted in resume(capsys, run, 2)
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -523,6 +524,21 @@ def test_forged_contents_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux bounds the memory of a process.")
+@pytest.mark.parametrize("part", [b"[],", b"{},", b'{"a":1},'])
+def test_forged_lists_without_end_take_no_memory(tmp_path: Path, part: bytes) -> None:
+    """More lists than any run writes; the parser would take forty times their size."""
+    payload = b'{"parameters":[' + part * ((1 << 24) // len(part) - 9) + b"1]}"
+    (tmp_path / "forged.zo").write_bytes(MAGIC + encode("H", payload, FIRST)[0])
+    tracemalloc.start()
+    try:
+        with pytest.raises(TrajectoryError):
+            read(tmp_path / "forged.zo")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(payload)
+
+
 def test_forged_lengths_take_no_memory(tmp_path: Path) -> None:
     """A length is believed only as far as the file reaches, even that of a file of holes."""
     path = tmp_path / "run.zo"

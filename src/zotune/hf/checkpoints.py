@@ -34,6 +34,12 @@ def publish(staging: Path, place: Path) -> None:
     _sync(place.parent)
 
 
+def sync(folder: Path) -> None:
+    """Bring the files of a folder to the disk."""
+    for path in (*sorted(folder.rglob("*")), folder):
+        _sync(path)
+
+
 def verified(checkpoint: Path) -> bool:
     """Whether a checkpoint has all its files, bit for bit as they were written."""
     try:

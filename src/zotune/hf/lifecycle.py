@@ -139,6 +139,10 @@ class Lifecycle(Trainer):
         self._staging = True
         try:
             super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:  # half a checkpoint would keep a full disk full
+                shutil.rmtree(folder / STAGING, ignore_errors=True)
+            raise
         finally:
             self._staging = False
         self.accelerator.wait_for_everyone()

@@ -8,6 +8,7 @@ partial fine-tuning (`partial`) and the prompted form (`prompted`).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -241,9 +242,13 @@ def _quiet() -> Iterator[None]:
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()
     library.disable_progress_bar()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    hub.setLevel(logging.ERROR)  # its retries; what comes of them is one sentence
     try:
         yield
     finally:
+        hub.setLevel(hub_level)
         library.set_verbosity(level)
         if bars:
             library.enable_progress_bar()

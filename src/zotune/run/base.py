@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import zotune
-from zotune.config import LARGEST_ADAPTER, TrainConfig, shortened
+from zotune.config import LARGEST_ADAPTER, ConfigError, TrainConfig, shortened
 from zotune.hf.adapters import KINDS, Adapter, add_adapter
 from zotune.hf.models import load_classifier, load_language_model
 from zotune.tasks import get_task
@@ -149,6 +149,22 @@ def base_model(
     if facts.adapter is None:
         return model
     return add_adapter(model, facts.adapter, tokenizer=tokenizer, seed=facts.head_seed, name=name)
+
+
+def check_frozen(model: torch.nn.Module, about: Mapping[str, Any], name: str) -> None:
+    """Compare the parameters that are not trained with those of the run whose header says `about`.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    recorded = about.get(FROZEN)
+    if not isinstance(recorded, int) or isinstance(recorded, bool):
+        return
+    if frozen_digest(p for p in model.parameters() if not p.requires_grad) != recorded:
+        raise ConfigError(
+            f"The weights of {name} that are not trained are not those that the run began with; go on with the same"
+            " model, bit for bit."
+        )
 
 
 def frozen_digest(frozen: Iterable[torch.nn.Parameter]) -> int | None:

@@ -59,6 +59,8 @@ def start_of(run: Path, *, recorded: bool) -> Start:
             break
         said.append(f"Warning: {broken.name} is incomplete or damaged and is not used.")
     path, end = run / TRAJECTORY, 0
+    if recorded and newest is not None and not path.is_file():
+        said.append(f"Warning: {path.name} is missing, so steps from here on are not recorded.")
     if recorded and path.is_file():
         try:
             trajectory = read(path)

@@ -4,12 +4,14 @@ import csv
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any, Final
 
 import zotune
 from zotune.config import ConfigError, TrainConfig, dump_settings, shortened
+from zotune.config.resume import with_checksum
 from zotune.reports.rows import read_rows
 
 CONFIG: Final = "config.json"
@@ -53,13 +55,23 @@ def write_config(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> No
     versions = {"zotune": zotune.__version__, "python": platform.python_version()} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
     }
-    write_json(folder / CONFIG, {**dump_settings(config), **facts, "versions": versions})
+    place = {"working_directory": str(Path.cwd())}
+    write_json(folder / CONFIG, with_checksum({**dump_settings(config), **facts, **place, "versions": versions}))
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `write_config` has written; it has been checked when the settings were read."""
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` in one piece, so that no reader finds half a file."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

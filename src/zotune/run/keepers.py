@@ -1,6 +1,7 @@
 """What `--save_ckpt` keeps beside the checkpoints: the best and the last model."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from zotune.hf.adapters import own_model
+from zotune.hf.checkpoints import sync
 
 
 class BestModel(TrainerCallback):
@@ -43,7 +45,26 @@ class BestModel(TrainerCallback):
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `folder`; of an adapter, only its own."""
+    """Write weights (safetensors), configuration and tokenizer to `folder`; of an adapter, only its own.
+
+    They are written beside it first, so that a folder of that name is always whole.
+    """
+    staging, old = (folder.with_name(f".{folder.name}.{word}") for word in ("saving", "old"))
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        _write_model(model, tokenizer, staging)
+        sync(staging)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    staging.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     # Left to itself, peft would ask the hub whether the vocabulary of the base model has grown.
     options: dict[str, Any] = {"save_embedding_layers": False} if own_model(model) is not model else {}
     model.save_pretrained(folder, **options)

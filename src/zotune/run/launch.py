@@ -2,12 +2,14 @@
 
 import errno
 import os
+import re
 import shlex
 import sys
 import traceback
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import SafetensorError
 
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError, TrainConfig
@@ -70,7 +72,9 @@ def _guarded(run: TrainingRun) -> int:
             run.finish("stopped")
             run.say(f"Stopped. {how_to_go_on(run)}")
         return 130
-    except (TrajectoryError, OSError) as error:
+    except (TrajectoryError, OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError):
+            error = _of_place(error)
         if isinstance(error, OSError) and error.errno not in _PLACES:
             return _crashed(run, error)
         with undisturbed():
@@ -86,6 +90,13 @@ def _guarded(run: TrainingRun) -> int:
         # Whatever else goes wrong is a defect or the machine's: the person gets a sentence, the log the details.
         return _crashed(run, error)
     return 0
+
+
+def _of_place(error: SafetensorError) -> OSError:
+    """The error of the system that safetensors has met; it says the number in its text."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else -1
+    return OSError(number, os.strerror(number) if found else str(error))
 
 
 def _memory(error: MemoryShortError) -> str:
@@ -120,7 +131,9 @@ def how_to_go_on(run: TrainingRun) -> str:
     """What to do after a run that did not reach its end."""
     if run.folder is not None and (run.recorded() or run.checkpoint() is not None):
         kept = "No step is lost" if run.recorded() else "The rows so far are kept"
-        return f"{kept}. Go on with: zotune train --resume {shlex.quote(str(run.folder))}"
+        objective = run.config.objective or ""
+        again = f" --objective {shlex.quote(objective)}" if ".py:" in objective else ""
+        return f"{kept}. Go on with: zotune train --resume {shlex.quote(str(run.folder))}{again}"
     if not _trained(run):
         return "Nothing was trained yet; start it again."
     if run.config.save_ckpt:

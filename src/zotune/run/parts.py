@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -111,6 +113,19 @@ def both_splits(
         rows = functools.partial(config.own.rows, held_back=validation, seed=seed, tokenizer=tokenizer)
     held = rows("validation", limit=validation)
     return (rows("train", limit=config.samplesize) if training else held.select([])), held
+
+
+def rows_digest(*sets: datasets.Dataset) -> str:
+    """A digest of rows as the model reads them, with their order."""
+    found = hashlib.blake2b(digest_size=16)
+    for rows in sets:
+        found.update(f"{len(rows)} {rows.column_names}\n".encode())
+        for first in range(0, len(rows), _AT_ONCE):
+            found.update(json.dumps(rows[first : first + _AT_ONCE], sort_keys=True, default=str).encode())
+    return found.hexdigest()
+
+
+_AT_ONCE = 1024
 
 
 @contextmanager

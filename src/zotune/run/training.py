@@ -1,5 +1,6 @@
 """One training run: the settings put together into data, model, trainer and files."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -22,14 +23,14 @@ from zotune.hf.writing import WrittenObjective
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
-from zotune.run.base import about_of
+from zotune.run.base import about_of, check_frozen
 from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
-from zotune.run.folder import make_run_folder, write_config, write_json
+from zotune.run.folder import make_run_folder, read_facts, write_config, write_json
 from zotune.run.keepers import BestModel, save_model
 from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
-from zotune.run.parts import Parts, load_parts
+from zotune.run.parts import Parts, load_parts, rows_digest
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
@@ -39,6 +40,8 @@ from zotune.trajectory import TrajectoryError, read
 logger = logging.getLogger("zotune")
 
 ERROR_LOG: Final = "error.log"
+DATA: Final = "data_digest"
+"""Key in config.json of the digest of all rows."""
 
 
 class TrainingRun:
@@ -74,6 +77,7 @@ class TrainingRun:
         with quiet_libraries(self.say):
             parts = self._load(machine)
             self._check_steps(parts)
+            self._check_same(parts)
             checkpoint = self._open_folder(machine)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
@@ -195,6 +199,20 @@ class TrainingRun:
             self.say(sentence)
         return start.checkpoint
 
+    def _check_same(self, parts: Parts) -> None:
+        """Raise `ConfigError` if data or frozen weights are not those that a run which goes on began with."""
+        run = self.config.resume
+        if run is None:
+            return
+        if read_facts(run).get(DATA) != rows_digest(parts.train, parts.validation):
+            raise ConfigError(
+                "The rows are not those that the run began with, because the data, the tokenizer or the adapter has"
+                " changed since; restore them or start a new run."
+            )
+        if self.config.zeroth_order and (run / TRAJECTORY).is_file():
+            with contextlib.suppress(TrajectoryError):  # what is wrong with the file itself is said later
+                check_frozen(parts.model, read(run / TRAJECTORY).header.about, self.config.model_name)
+
     def _trainer(self, machine: Machine, parts: Parts, *, resumed: bool) -> ZOTrainer:
         config = self.config
         assert self.folder is not None
@@ -210,6 +228,7 @@ class TrainingRun:
                 "steps_per_epoch": steps_per_epoch(config, rows),
                 "processes": machine.processes,
                 "device_used": str(machine.device),
+                DATA: rows_digest(parts.train, parts.validation),
             }
             write_config(self.folder, config, facts)
         arguments = training_arguments(
