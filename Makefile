@@ -37,8 +37,8 @@ test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests main.py benchmarks
-	$(BIN)/ruff check src tests main.py benchmarks
+	$(BIN)/ruff format --check src tests main.py benchmarks experiments
+	$(BIN)/ruff check src tests main.py benchmarks experiments
 
 type: $(VENV)/.dev
 	$(BIN)/mypy

@@ -24,7 +24,7 @@ anchor eps low_bit_adam rank step_interval hessian_smooth_type lr_cov damping mo
 samplesize_validation batchsize batchsize_limit full_parameter max_seq_length device results save_ckpt save_every
 eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend
-on_out_of_memory objective max_new_tokens train_file validation_file template options tuning lora_rank lora_alpha
+on_out_of_memory objective max_new_tokens train_file validation_file template options shots tuning lora_rank lora_alpha
 virtual_tokens merge"""
 
 WRONG = {

@@ -33,6 +33,7 @@ _AT_LEAST_ONE = (
     "lora_rank",
     "lora_alpha",
     "virtual_tokens",
+    "shots",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
 _NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
@@ -49,6 +50,7 @@ LARGEST: Final = 10**9
 
 _COUNTED = (
     "samplesize",
+    "shots",
     "samplesize_validation",
     "max_seq_length",
     "epochs",
@@ -185,6 +187,8 @@ def _check_task(config: "TrainConfig") -> None:
         config.chosen_task()
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if config.shots is not None and not config.chosen_task().labels:
+        raise ConfigError("--shots counts examples of each class, and there are no classes here; give --samplesize.")
     if config.train_file is not None:
         return
     if config.source == EMBEDDED and config.task not in GENERATED:

@@ -72,6 +72,10 @@ class TrainConfig:
         ),
     ] = None
     samplesize: Annotated[int, Flag("data", "training examples, drawn from the training split")] = 512
+    shots: Annotated[
+        int | None,
+        Flag("data", "training examples of each class, in place of --samplesize", default_text="--samplesize of all"),
+    ] = None
     samplesize_validation: Annotated[int, Flag("data", "examples of each evaluation")] = 256
     max_seq_length: Annotated[int, Flag("data", "longest input in tokens; longer ones are cut")] = 128
     soft_prompt: Annotated[

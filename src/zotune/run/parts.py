@@ -12,12 +12,13 @@ import datasets
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from zotune.config import ConfigError, TrainConfig
+from zotune.config import EMBEDDED, ConfigError, TrainConfig
 from zotune.hf.models import load_tokenizer, prompt_style
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
 from zotune.tasks import Task, compute_metrics
+from zotune.tasks.demonstrations import of_each_class
 from zotune.tasks.sources import load_rows
 from zotune.tasks.tokens import tokenise
 
@@ -112,7 +113,14 @@ def both_splits(
     else:
         rows = functools.partial(config.own.rows, held_back=validation, seed=seed, tokenizer=tokenizer)
     held = rows("validation", limit=validation)
-    return (rows("train", limit=config.samplesize) if training else held.select([])), held
+    if not training:
+        return held.select([]), held
+    if config.shots is None:
+        return rows("train", limit=config.samplesize), held
+    # Generated rows have as many of each class as can be; of others all are looked at.
+    wanted = config.shots * len(task.labels)
+    every = rows("train", limit=wanted if config.source == EMBEDDED else None)
+    return every.select(of_each_class(task, every["label"], config.shots)), held
 
 
 def rows_digest(*sets: datasets.Dataset) -> str:

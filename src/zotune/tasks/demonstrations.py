@@ -24,6 +24,27 @@ def demonstrations(task: Task, rows: Sequence[Row], count: int) -> list[str]:
     return [task.asked.solved(row) for row in few_shot(task, rows, count)]
 
 
+def of_each_class(task: Task, labels: Sequence[int], count: int) -> list[int]:
+    """Numbers of the first ``count`` rows of each class, in their order.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    left = dict.fromkeys(range(len(task.labels)), count)
+    chosen = []
+    for number, label in enumerate(labels):
+        if left[label]:
+            left[label] -= 1
+            chosen.append(number)
+    for label, missing in left.items():
+        if missing:
+            raise ValueError(
+                f"There are {count - missing} training rows of the class {task.labels[label]}, not {count}; give fewer"
+                " --shots or more data."
+            )
+    return chosen
+
+
 def few_shot(task: Task, rows: Sequence[Row], count: int) -> list[Row]:
     """``count`` rows in their order, taking from each class in turn; the first ones where there are no classes."""
     if not task.labels:

@@ -74,13 +74,13 @@ class OwnData:
         )
 
     def rows(
-        self, split: Split, *, limit: int, held_back: int, seed: int, tokenizer: PreTrainedTokenizerBase
+        self, split: Split, *, limit: int | None, held_back: int, seed: int, tokenizer: PreTrainedTokenizerBase
     ) -> datasets.Dataset:
         """At most ``limit`` checked rows of one split, in the keyed order.
 
         Args:
             split: "train" or "validation".
-            limit: of the split.
+            limit: of the split; None for all of it.
             held_back: validation rows that ``train`` gives where ``validation`` is None; they are the first ones of its
                 keyed order.
             seed: of the order.
@@ -106,7 +106,8 @@ class OwnData:
                 f"{where} has {len(rows)} rows, of which {held_back} would be held back for validation; give "
                 "--validation_file, or a smaller --samplesize_validation."
             )
-        first, last = (held_back, held_back + limit) if split == "train" else (0, min(limit, held_back))
+        many = len(rows) if limit is None else limit
+        first, last = (held_back, held_back + many) if split == "train" else (0, min(many, held_back))
         return ordered(task, rows, "train", limit=None, seed=seed).select(range(first, min(last, len(rows))))
 
 
