@@ -11,8 +11,9 @@ import pytest
 import test_tasks
 import tiny_models
 import torch
-from command_runs import rows_of, train, workshop
+from command_runs import losses_of, rows_of, train, workshop
 from command_runs import shelf as shelf
+from safetensors.torch import load_file
 from torch.nn import functional
 
 import zotune
@@ -27,6 +28,7 @@ from zotune.hf.options import (
     error_rate,
     option_likelihood,
 )
+from zotune.hf.randomness import lent
 from zotune.run import training
 from zotune.tasks import TASKS, get_task
 from zotune.tasks.asking import Asked, as_columns, ask
@@ -468,3 +470,29 @@ def test_too_few_examples_of_a_class(capsys) -> None:
     assert "--shots must be at least 1, not 0." in said
     _, said = train(capsys, "--shots", "2", "--task", "squad", code=2)
     assert "there are no classes here; give --samplesize." in said
+
+
+@pytest.mark.usefixtures("workshop")
+def test_draws_in_an_objective_are_the_same_for_all_queries_of_a_step(capsys) -> None:
+    """A loss that is nothing but a draw moves no weight, and is another one in the next step."""
+    Path("drawn.py").write_text("import torch\n\ndef loss(model, batch):\n    return torch.rand(())\n")
+    runs = []
+    for seed in (1, 1, 2):
+        words = ["--algorithm", "ZO", "--objective", "drawn.py:loss", "--save_ckpt", "--init_seed", str(seed)]
+        runs.append(train(capsys, *words, "--lr", "1")[0])
+    first, last = (load_file(runs[0] / f"checkpoint-{step}/model.safetensors") for step in (3, 6))
+    assert all(torch.equal(first[name], last[name]) for name in first)
+    losses = [losses_of(run) for run in runs]
+    assert losses[0] == losses[1] != losses[2]
+    assert len(set(losses[0])) == len(losses[0])
+
+
+def test_lent_draws_follow_from_the_key_and_leave_the_state() -> None:
+    state = torch.random.get_rng_state()
+    draws = []
+    for key in (("a", 1), ("a", 1), ("a", 2), ("b", 1)):
+        with lent(*key):
+            draws.append(float(torch.rand(())))
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 3
+    assert torch.equal(torch.random.get_rng_state(), state)

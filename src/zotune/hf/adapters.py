@@ -19,6 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from zotune.hf.randomness import lent
+
 KINDS: Final = ("lora", "prefix", "prompt", "head")
 """What `--tuning` knows beside full, partial and files; "file" is a configuration of peft."""
 
@@ -96,7 +98,7 @@ def add_adapter(
         import peft
     except ImportError:
         raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
-    with _refusals(adapter, name), _lent_randomness(seed):
+    with _refusals(adapter, name), lent("adapter", seed):
         config = _configuration(model, adapter)
         _check_virtual_tokens(model, config)
         adapted: Any = peft.get_peft_model(model, config)
@@ -277,14 +279,6 @@ def _check_reaches(adapted: Any, name: str) -> None:
         weight.copy_(kept)
     if torch.equal(*outputs):
         raise ValueError(f"the output of {name} does not depend on it")
-
-
-@contextlib.contextmanager
-def _lent_randomness(seed: int) -> Iterator[None]:
-    """peft draws from the global generator of torch: it is set for the block, and given back as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from .loss import (
     with_exact_loss,
 )
 from .portions import Portions
+from .randomness import lent
 from .replicas import check_replicas
 from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
 
@@ -59,7 +60,8 @@ class ZOTrainer(Lifecycle):
         halve_when_out_of_memory: halve the rows of a forward pass when memory runs out, and go on; zeroth-order
             optimizers only.
         objective: function of (model, batch) that gives the loss in place of all that, as a number or a one-element
-            tensor; zeroth-order optimizers only. It need have no gradient.
+            tensor; zeroth-order optimizers only. It need have no gradient. What it draws from torch's global
+            generators has a key: seed, step and micro-batch, so all queries of a step see the same draws.
         train_collator: makes a batch from training examples; ``data_collator`` when left out.
         callbacks: further callbacks; one that has a method ``attach`` is given the trainer, one that has ``close`` is
             closed when training ends in whatever way.
@@ -315,7 +317,10 @@ class ZOTrainer(Lifecycle):
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         def alone() -> float | torch.Tensor:
             if self._objective is not None:
-                return self._objective(model, dict(inputs))
+                # The same draws for every query of a micro-batch: what differs is due to the weights alone.
+                key = ("objective", self._data_seed, self.state.global_step, self._micro, self.args.process_index)
+                with lent(*key, device=self.args.device):
+                    return self._objective(model, dict(inputs))
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
         return optimizer.estimate(self._staged(model, inputs) or alone, weight=rows)
