@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import tiny_models
 import torch
 from command_runs import losses_of, rows_of, shelf, stop_after, train, workshop
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import zotune
 from zotune.cli import main
 from zotune.evaluators.stacked import Stacked
 from zotune.hf.adapters import Adapter, add_adapter, merged, read_settings
 from zotune.hf.answering import ended, written_answers
-from zotune.hf.models import load_classifier, load_language_model, load_tokenizer
+from zotune.hf.models import _quantised, load_classifier, load_language_model, load_tokenizer
 from zotune.hf.options import OptionCollator, add_option_scores
 from zotune.tasks import get_task
 from zotune.tasks.asking import Asked
@@ -367,3 +368,21 @@ def test_settings_of_a_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 5}')
     assert read_settings(tmp_path)["r"] == 5
     assert read_settings(tmp_path / "adapter_config.json")["r"] == 5
+
+
+def test_quantised_bases_are_refused_without_a_gpu(
+    workshop: Path, folders: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(folders["llama"], tmp_path / "quantised")
+    path = tmp_path / "quantised/config.json"
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": quantised}))
+    for words in (["--tuning", "lora"], [], ["--tuning", "full", "--objective", "options"]):
+        _, said = train(capsys, *words, "--model_name", str(tmp_path / "quantised"), code=2)
+        assert "the weights are quantised, which needs a GPU" in said
+    with pytest.raises(
+        ValueError, match="quantised weights would be trained, which they cannot be; give --tuning lora"
+    ):
+        _quantised(AutoConfig.from_pretrained(path.parent), "m", "cuda", full_parameter=True, adapted=False)
+    kept = _quantised(AutoConfig.from_pretrained(path.parent), "m", "cuda", full_parameter=True, adapted=True)
+    assert kept == {"device_map": {"": "cuda"}}

@@ -91,6 +91,7 @@ def load_classifier(
     seed: int = 0,
     full_parameter: bool = True,
     prompted: bool = False,
+    adapted: bool = False,
     token: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
@@ -104,6 +105,7 @@ def load_classifier(
         device: where the weights go.
         seed: of the weights that the checkpoint does not hold; same seed, same bits.
         full_parameter: train everything; otherwise the last sixth of the blocks, final norm and heads.
+        adapted: an adapter will be trained in place of the model's own weights, which then may be quantised.
         prompted: answer with label words through the language-model head instead of a new classification head.
         token, trust_remote_code: as in `load_tokenizer`.
 
@@ -132,6 +134,7 @@ def load_classifier(
             "last": AutoModelForCausalLM,
             None: AutoModelForSequenceClassification,
         }[style]
+        options |= _quantised(config, name, device, full_parameter=full_parameter, adapted=adapted)
         model, info = auto.from_pretrained(
             place, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
@@ -143,7 +146,9 @@ def load_classifier(
         add_label_words(model, task, tokenizer, style)
     tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
     select_trainable(model, full_parameter=full_parameter)
-    model.to(device).eval()
+    if getattr(model, "hf_quantizer", None) is None:  # quantised ones are where they were loaded
+        model.to(device)
+    model.eval()
     assert isinstance(model, PreTrainedModel), "the Auto classes return models of transformers"
     return model
 
@@ -155,13 +160,14 @@ def load_language_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     full_parameter: bool = True,
+    adapted: bool = False,
     token: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A causal language model with its pretrained head, in evaluation mode.
 
     Args:
-        name, tokenizer, dtype, device, full_parameter, token, trust_remote_code: as in `load_classifier`.
+        name, tokenizer, dtype, device, full_parameter, adapted, token, trust_remote_code: as in `load_classifier`.
 
     Raises:
         ValueError: no such model, an incomplete checkpoint, one without a causal language-model head, or a tokenizer
@@ -175,12 +181,15 @@ def load_language_model(
             raise ValueError(f"{name} is a masked model and cannot be asked questions; use a causal one.")
         _prepare(config, tokenizer)
         auto: Any = AutoModelForCausalLM
+        options |= _quantised(config, name, device, full_parameter=full_parameter, adapted=adapted)
         model, info = auto.from_pretrained(place, config=config, dtype=dtype, output_loading_info=True, **options)
     _check_complete(model, set(info["missing_keys"]), name, prompted=True)
     _check_vocabulary(model, tokenizer, name)
     tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
     select_trainable(model, full_parameter=full_parameter)
-    model.to(device).eval()
+    if getattr(model, "hf_quantizer", None) is None:  # quantised ones are where they were loaded
+        model.to(device)
+    model.eval()
     assert isinstance(model, PreTrainedModel), "the Auto classes return models of transformers"
     return model
 
@@ -197,6 +206,26 @@ def position_limit(model: PreTrainedModel) -> int:
             limit -= 0 if is_words else module.padding_idx + 1
             break
     return limit
+
+
+def _quantised(
+    config: PretrainedConfig, name: str, device: torch.device | str, *, full_parameter: bool, adapted: bool
+) -> dict[str, Any]:
+    """What loading a checkpoint of quantised weights takes beside the rest; nothing for others.
+
+    Raises:
+        ValueError: its weights would be trained, or there is no GPU for them.
+    """
+    if getattr(config, "quantization_config", None) is None:
+        return {}
+    if torch.device(device).type == "cpu":
+        raise ValueError(
+            f"the weights are quantised, which needs a GPU; give {name} in full precision, or a --device with one"
+        )
+    if not adapted:
+        what = "all" if full_parameter else "some"
+        raise ValueError(f"{what} of its quantised weights would be trained, which they cannot be; give --tuning lora")
+    return {"device_map": {"": device}}
 
 
 def _prepare(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

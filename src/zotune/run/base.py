@@ -139,6 +139,7 @@ def base_model(
         "dtype": DTYPES[facts.dtype],
         "device": device,
         "full_parameter": facts.full_parameter or facts.adapter is not None,
+        "adapted": facts.adapter is not None,
         "trust_remote_code": trust_remote_code,
     }
     if facts.question:

@@ -104,6 +104,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
             tokenizer=tokenizer,
             dtype=dtype,
             device=machine.device,
+            adapted=True,
             trust_remote_code=config.trust_remote_code,
         )
         if config.adapter is not None:
