@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 import torch
 from command_runs import losses_of, rows_of, shelf, stop_after, train, workshop
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import zotune
@@ -386,3 +386,105 @@ def test_quantised_bases_are_refused_without_a_gpu(
         _quantised(AutoConfig.from_pretrained(path.parent), "m", "cuda", full_parameter=True, adapted=False)
     kept = _quantised(AutoConfig.from_pretrained(path.parent), "m", "cuda", full_parameter=True, adapted=True)
     assert kept == {"device_map": {"": "cuda"}}
+
+
+# ------------------------------------------------------------------------------------------------ what does not fit
+
+KINDS_OF_FILES = {
+    "P_TUNING": {"num_virtual_tokens": 4, "encoder_hidden_size": 16},
+    "PROMPT_TUNING": {"num_virtual_tokens": 3},
+    "PREFIX_TUNING": {"num_virtual_tokens": 3, "prefix_projection": True, "encoder_hidden_size": 8},
+    "IA3": {"target_modules": ["k_proj", "v_proj"], "feedforward_modules": []},
+    "LOHA": {"target_modules": ["q_proj"], "r": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
+def test_options_are_scored_where_they_stand_with_any_kind_of_adapter(kind: str, folders: dict[str, Path]) -> None:
+    """Whatever an adapter puts in front of the text: the scores are those of the plain log-softmax."""
+    settings = {"peft_type": kind, **KINDS_OF_FILES[kind]}
+    model = adapted(folders["llama"], "file", settings=settings)
+    with torch.no_grad():
+        for number, p in enumerate(trained(model).values()):
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
+        whole = torch.tensor([[7, 8, 9, 10, 11]])
+        said = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -5:].log_softmax(-1)
+        wanted = float(said[2, 10] + said[3, 11])
+    add_option_scores(model, per_token=False)
+    batch = OptionCollator(0, 1)([{"prompt": [7, 8, 9], "options": [[10, 11]], "labels": 0}])
+    with torch.no_grad():
+        assert float(model(**batch).logits[0, 0]) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"peft_type": "FOO"}, "'FOO' is missing, or peft does not know it."),
+        ({"peft_type": "POLY", "target_modules": ["q_proj"], "r": 4}, "cannot be trained with the tuning adapter of"),
+        (
+            {"peft_type": "LORA", "target_modules": ["q_proj"], "lora_alfa": 3},
+            "unknown to peft; did you mean lora_alpha",
+        ),
+        ({"peft_type": "LORA", "target_modules": ["q_proj"], "r": "8"}, "peft says"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": -3}, "cannot be trained with the tuning adapter of"),
+    ],
+    ids=str,
+)
+def test_files_that_no_run_can_use(
+    settings: dict[str, Any], said: str, workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.json").write_text(json.dumps(settings))
+    _, err = train(capsys, "--tuning", "own.json", "--objective", "options", code=2)
+    assert said in err
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("what", ["another model", "a tensor less", "NaN", "no weights", "a new head"])
+def test_adapters_that_do_not_fit_are_not_asked(
+    what: str, folders: dict[str, Path], workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective = "classes" if what == "a new head" else "options"
+    run, _ = train(capsys, "--tuning", "lora", "--objective", objective, "--save_ckpt", "--algorithm", "ZO")
+    assert run is not None
+    path, base = run / "last/adapter_model.safetensors", "../model"
+    tensors = load_file(path)
+    if what == "another model":
+        base = str(folders["opt"])
+    elif what == "a tensor less":
+        tensors.pop(min(tensors))
+    elif what == "NaN":
+        tensors[min(tensors)][0, 0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    if what == "no weights":
+        path.unlink()
+    words = ["evaluate", base, "--task", "sst2", "--data_dir", "../data", "--samplesize_validation", "4"]
+    assert main([*words, "--adapter", str(run / "last"), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert any(word in err for word in ("does not fit this model", "cannot be read", "NaN or infinite"))
+
+
+def test_a_classifier_is_not_asked_in_words(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    words = ["evaluate", str(run / "last"), "--task", "sst2", "--data_dir", "../data", "--samplesize_validation", "4"]
+    assert main([*words, "--device", "cpu"]) == 2
+    assert "is a classifier with a head of its own and cannot be asked in words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise KeyError('labels2')", "The objective own.py:f raised KeyError ('labels2')"),
+        ("raise SystemExit(7)", "The objective own.py:f raised SystemExit (7)"),
+        ("pass", "The objective own.py:f returned NoneType; let it return a number or a one-element tensor"),
+        ("return '3'", "returned str; let it"),
+        ("return True", "returned bool; let it"),
+        ("import torch; return torch.ones(2)", "returned a tensor of shape (2,); let it"),
+    ],
+)
+def test_objectives_that_fail_are_named(
+    code: str, said: str, workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text(f"def f(model, batch):\n    {code}\n")
+    _, err = train(capsys, "--algorithm", "ZO", "--objective", "own.py:f", code=1)
+    assert said in err

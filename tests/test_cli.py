@@ -8,7 +8,7 @@ import zotune
 import zotune.cli
 from zotune.cli import main
 from zotune.cli.flags import parse_flags
-from zotune.config import FLAGS, METHOD_FLAGS, config_from_text, notices
+from zotune.config import EVALUATE_FLAGS, FLAGS, METHOD_FLAGS, config_from_text, notices
 
 README_COMMAND = """python main.py\\
     --epochs $epochs \\
@@ -145,7 +145,11 @@ def test_the_table_of_the_documentation_is_complete():
     from pathlib import Path
 
     text = (Path(__file__).resolve().parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
-    text = text[: text.index("## `zotune replay`")]  # the flags of that and the next have tests of their own
+    begin, end = (text.index(f"## `zotune {name}`") for name in ("evaluate", "replay"))
+    asked = dict(re.findall(r"^\| `--(\w+)` \|(.*)\|$", text[begin:end], re.M))
+    assert set(asked) == set(EVALUATE_FLAGS)
+    assert all(EVALUATE_FLAGS[flag].default_text in row for flag, row in asked.items())
+    text = text[:begin]  # the flags of the others have tests of their own
     rows = dict(re.findall(r"^\| `--(\w+)` \|(.*)\|$", text, re.M))
     assert set(rows) == set(FLAGS)
     for flag, row in rows.items():

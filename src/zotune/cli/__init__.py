@@ -1,6 +1,7 @@
 """The command `zotune`: one file a subcommand, no logic; settings and runs live in `zotune.config` and `zotune.run`."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ def _main(words: list[str]) -> int:
     except OSError:  # the numerical libraries would end the process in their own way
         sys.stderr.write("The current folder does not exist any more; change to another one.\n")
         return 2
+    # What an optional library says about kernels that nobody here asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Only now, because it takes a while, and being stopped meanwhile must not end in a traceback.
     code: int = importlib.import_module(f"zotune.cli.{command}").main(rest)
     return code

@@ -7,6 +7,7 @@ run can be repeated, resumed and replayed from its settings alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from zotune.config.errors import nearest
 from zotune.hf.randomness import lent
 
 KINDS: Final = ("lora", "prefix", "prompt", "head")
@@ -103,19 +107,20 @@ def add_adapter(
         _check_virtual_tokens(model, config)
         adapted: Any = peft.get_peft_model(model, config)
     adapted.eval()
+    if not any(p.requires_grad for p in adapted.parameters()):
+        raise ValueError(f"An adapter of the kind {config.peft_type.value} trains nothing of {name}; use another one.")
     if config.is_prompt_learning:
         tokenizer.model_max_length -= config.num_virtual_tokens
         if tokenizer.model_max_length < _ROOM:
             raise ValueError(
-                f"{config.num_virtual_tokens} virtual tokens leave no room for a text in {name}; give fewer "
-                "--virtual_tokens."
+                f"{config.num_virtual_tokens} virtual tokens leave no room for a text in {name}; give fewer of them."
             )
-        with _refusals(adapter, name):
-            if adapter.kind == "prefix":
-                _begin_with_activations(adapted, adapter.tokens, seed)
+    with _refusals(adapter, name):
+        if adapter.kind == "prefix":
+            _begin_with_activations(adapted, adapter.tokens, seed)
+        if config.is_prompt_learning:
             _check_reaches(adapted, name)
-    # Asked for by programs that know the model by its own attributes.
-    adapted.virtual_tokens = config.num_virtual_tokens if config.peft_type == peft.PeftType.PROMPT_TUNING else 0
+        adapted.virtual_tokens = _positions_in_front(adapted)
     return adapted  # type: ignore[no-any-return]
 
 
@@ -125,16 +130,34 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: peft is not installed, or the folder holds no adapter of this model.
     """
-    settings = read_settings(folder)
+    read_settings(folder)
     try:
         import peft
     except ImportError:
         raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
-    with _refusals(Adapter(kind="file", settings=settings), str(folder)):
-        adapted: Any = peft.PeftModel.from_pretrained(model, str(folder))
-    config = adapted.active_peft_config
-    adapted.virtual_tokens = config.num_virtual_tokens if config.peft_type == "PROMPT_TUNING" else 0
-    adapted.eval()
+    weights = folder / "adapter_model.safetensors"
+    try:
+        stored = load_file(weights)
+    except (OSError, SafetensorError):
+        raise ValueError(f"{weights} cannot be read; give a folder with an adapter in safetensors.") from None
+    if not all(bool(x.isfinite().all()) for x in stored.values()):
+        raise ValueError(f"{weights} holds NaN or infinite numbers; give another adapter.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted: Any = peft.PeftModel.from_pretrained(model, str(folder))
+            places = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            adapted.eval()
+            adapted.virtual_tokens = _positions_in_front(adapted)
+    except Exception as error:
+        raise ValueError(f"The adapter in {folder} does not fit this model: {_reason(error)}.") from error
+    odd = sorted(stored.keys() ^ places.keys())
+    if odd:
+        kind = "has no place for" if odd[0] in stored else "wants"
+        raise ValueError(
+            f"The adapter in {folder} does not fit this model, which {kind} {odd[0]}: it belongs to another model, or "
+            "to a new head (--objective classes), which cannot be asked in words."
+        )
     return adapted  # type: ignore[no-any-return]
 
 
@@ -179,18 +202,18 @@ def _configuration(model: PreTrainedModel, adapter: Adapter) -> Any:
     import peft
 
     prompted = not _classifies(model)
-    kind = None if prompted else "SEQ_CLS"
-    if prompted and adapter.kind in ("prefix", "prompt"):
-        kind = "CAUSAL_LM"
+    kind = "SEQ_CLS" if not prompted else None if hasattr(model, "prompt_style") else "CAUSAL_LM"
     if adapter.kind == "file":
         assert adapter.settings is not None
         check_settings(adapter.settings)
         settings = {k: v for k, v in adapter.settings.items() if k not in ("inference_mode", "auto_mapping")}
         make: Any = peft.PeftConfig.from_peft_type
-        config = make(**{**settings, "inference_mode": False})
-        if config.is_prompt_learning:
-            kind = "CAUSAL_LM" if prompted else "SEQ_CLS"
-        config.task_type = kind
+        config = make(**{**settings, "task_type": kind, "inference_mode": False})
+        known = {field.name for field in dataclasses.fields(config)}
+        if unknown := sorted(settings.keys() - known - {"peft_version"}):
+            raise ValueError(
+                f"its file has the key {unknown[0]!r}, which peft does not know{nearest(unknown[0], known)}"
+            )
     elif adapter.kind == "lora":
         config = peft.LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_query_and_value(model), task_type=kind
@@ -289,6 +312,21 @@ def _refusals(adapter: Adapter, name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # about what peft asks of transformers, and sets right by itself
             yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".: ")
         kind = "adapter of the file" if adapter.kind == "file" else adapter.kind
-        raise ValueError(f"{name} cannot be trained with the tuning {kind}: {reason}.") from error
+        raise ValueError(f"{name} cannot be trained with the tuning {kind}: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what a library says, or what stands for it."""
+    said = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".: ?")
+    if isinstance(error, KeyError):
+        return f"{said} is missing, or peft does not know it"
+    return said if isinstance(error, ValueError) and said else f"peft says {said or type(error).__name__!r}"
+
+
+def _positions_in_front(adapted: Any) -> int:
+    """How many positions of the output stand before the first token's; the model is asked."""
+    ids = torch.arange(4, device=adapted.device)[None]
+    with torch.no_grad():
+        logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits.shape[1] - ids.shape[1] if logits.dim() == 3 else 0

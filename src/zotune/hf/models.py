@@ -179,6 +179,11 @@ def load_language_model(
         config = AutoConfig.from_pretrained(place, **options)
         if style_of(config, tokenizer) != "last":
             raise ValueError(f"{name} is a masked model and cannot be asked questions; use a causal one.")
+        if any("ForSequenceClassification" in kind for kind in config.architectures or ()):
+            raise ValueError(
+                f"{name} is a classifier with a head of its own and cannot be asked in words; train with --objective "
+                "options for that."
+            )
         _prepare(config, tokenizer)
         auto: Any = AutoModelForCausalLM
         options |= _quantised(config, name, device, full_parameter=full_parameter, adapted=adapted)

@@ -4,9 +4,44 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
+
+
+class ObjectiveError(RuntimeError):
+    """A function of a user's own raised, or gave something that is no loss."""
+
+
+def as_objective(spec: str, function: Callable[..., Any]) -> Callable[..., float | torch.Tensor]:
+    """The function, with what goes wrong in it said in one sentence that names it.
+
+    The result raises:
+        ObjectiveError: the function raised, or its result is no real number and no tensor with one.
+    """
+
+    def objective(model: nn.Module, batch: Mapping[str, Any]) -> float | torch.Tensor:
+        try:
+            value = function(model, batch)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            raise ObjectiveError(f"The objective {spec} raised {type(error).__name__} ({said})") from error
+        if isinstance(value, torch.Tensor):
+            if value.numel() == 1 and not value.is_complex():
+                return value
+            what = f"a tensor of shape {tuple(value.shape)}"
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            return value
+        else:
+            what = type(value).__name__
+        raise ObjectiveError(f"The objective {spec} returned {what}; let it return a number or a one-element tensor")
+
+    return objective
 
 
 def load_function(spec: str) -> Callable[..., Any]:

@@ -109,6 +109,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
         )
         if config.adapter is not None:
             model = load_adapter(model, config.adapter)
+            tokenizer.model_max_length -= int(getattr(model.active_peft_config, "num_virtual_tokens", None) or 0)
         per_token = task.asked.per_token if config.score == "task" else config.score == "mean"
         if not task.writes:
             add_option_scores(model, per_token=per_token)

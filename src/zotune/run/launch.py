@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from zotune import NonFiniteLossError
 from zotune.config import ConfigError, TrainConfig
+from zotune.hf.own import ObjectiveError
 from zotune.hf.portions import MemoryShortError
 from zotune.run.folder import has_steps
 from zotune.run.stops import Terminated, terminable, undisturbed
@@ -111,7 +112,8 @@ def _crashed(run: TrainingRun, error: Exception) -> int:
     with undisturbed():
         details = _log(run, error)
         run.finish("crashed")
-        run.say(f"The run broke off with {type(error).__name__}; {details}. {how_to_go_on(run)}")
+        what = str(error) if isinstance(error, ObjectiveError) else f"The run broke off with {type(error).__name__}"
+        run.say(f"{what}; {details}. {how_to_go_on(run)}")
     return 1
 
 
@@ -135,7 +137,7 @@ def how_to_go_on(run: TrainingRun) -> str:
         again = f" --objective {shlex.quote(objective)}" if ".py:" in objective else ""
         return f"{kept}. Go on with: zotune train --resume {shlex.quote(str(run.folder))}{again}"
     if not _trained(run):
-        return "Nothing was trained yet; start it again."
+        return "Nothing was trained yet; start it again when that is mended."
     if run.config.save_ckpt:
         return "The rows so far are kept, but there was no checkpoint yet; a smaller --save_every makes them sooner."
     return "The rows so far are kept. There is no checkpoint to go on from; --save_ckpt makes them."

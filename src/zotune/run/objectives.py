@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zotune.config import ConfigError, nearest
 from zotune.config.train import OWN
 from zotune.hf.options import error_rate, option_likelihood
-from zotune.hf.own import load_function
+from zotune.hf.own import as_objective, load_function
 from zotune.tasks import Task
 
 Form = Literal["head", "words", "question"]
@@ -71,7 +71,9 @@ def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_orde
 
 def _made(name: str, task: Task, form: Form) -> Objective:
     if ".py:" in name:
-        return Objective(name=name, form=form if task.labels else "question", whole=load_function(name))
+        return Objective(
+            name=name, form=form if task.labels else "question", whole=as_objective(name, load_function(name))
+        )
     if name not in NAMES:
         like = nearest(name, NAMES)
         raise ConfigError(f"There is no objective {name!r}{like} A function of your own is FILE.py:FUNCTION.")
