@@ -423,7 +423,7 @@ def test_options_are_scored_where_they_stand_with_any_kind_of_adapter(kind: str,
         ({"peft_type": "POLY", "target_modules": ["q_proj"], "r": 4}, "cannot be trained with the tuning adapter of"),
         (
             {"peft_type": "LORA", "target_modules": ["q_proj"], "lora_alfa": 3},
-            "unknown to peft; did you mean lora_alpha",
+            "which peft does not know; did you mean lora_alpha",
         ),
         ({"peft_type": "LORA", "target_modules": ["q_proj"], "r": "8"}, "peft says"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": -3}, "cannot be trained with the tuning adapter of"),

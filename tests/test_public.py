@@ -133,6 +133,8 @@ def global_randomness(source: str) -> list[str]:
 
 def test_no_global_randomness_in_the_package() -> None:
     found = {str(p.relative_to(SRC)): global_randomness(p.read_text()) for p in SRC.rglob("*.py")}
+    lent = found.pop("hf/randomness.py")  # sets the state for code that is not ours, and puts it back: see its tests
+    assert lent == ["torch.cuda.manual_seed"]
     assert {path: names for path, names in found.items() if names} == {}
 
 

@@ -137,7 +137,7 @@ def how_to_go_on(run: TrainingRun) -> str:
         again = f" --objective {shlex.quote(objective)}" if ".py:" in objective else ""
         return f"{kept}. Go on with: zotune train --resume {shlex.quote(str(run.folder))}{again}"
     if not _trained(run):
-        return "Nothing was trained yet; start it again when that is mended."
+        return "Nothing was trained yet; start it again."
     if run.config.save_ckpt:
         return "The rows so far are kept, but there was no checkpoint yet; a smaller --save_every makes them sooner."
     return "The rows so far are kept. There is no checkpoint to go on from; --save_ckpt makes them."
