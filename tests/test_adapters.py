@@ -488,3 +488,12 @@ def test_objectives_that_fail_are_named(
     Path("own.py").write_text(f"def f(model, batch):\n    {code}\n")
     _, err = train(capsys, "--algorithm", "ZO", "--objective", "own.py:f", code=1)
     assert said in err
+
+
+def test_flags_without_effect_are_named(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, said = train(capsys, "--algorithm", "ZO", "--shots", "2", "--batchsize", "4", "--lora_rank", "4")
+    assert "no effect with --shots: --samplesize" in said
+    assert "no effect without --tuning lora: --lora_rank" in said
+    _, said = train(capsys, "--algorithm", "ZO", "--tuning", "lora", "--lora_rank", "4", "--virtual_tokens", "4")
+    assert "--lora_rank" not in said
+    assert "no effect without --tuning prefix or prompt: --virtual_tokens" in said

@@ -51,6 +51,10 @@ def inspect_from_text(given: Mapping[str, str | bool]) -> InspectConfig:
     return InspectConfig(**{name: _value(name, INSPECT_FLAGS[name], text) for name, text in given.items()})
 
 
+_OF_TUNING: Final = {("lora",): ("lora_rank", "lora_alpha"), ("prefix", "prompt"): ("virtual_tokens",)}
+"""Flags that belong to a kind of adapter."""
+
+
 def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     """One line for each reason why flags in `given` change nothing in a run of `config`."""
     lines = []
@@ -60,6 +64,12 @@ def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     for name, needed in _NEEDS.items():
         if name in given and name not in other and not getattr(config, needed):
             lines.append(f"no effect without --{needed}: {_flags([name])}")
+    if config.shots is not None and "samplesize" in given:
+        lines.append(f"no effect with --shots: {_flags(['samplesize'])}")
+    for tuning, names in _OF_TUNING.items():
+        beside = [name for name in names if name in given and config.tuning not in tuning]
+        if beside:
+            lines.append(f"no effect without --tuning {' or '.join(tuning)}: {_flags(beside)}")
     return lines
 
 

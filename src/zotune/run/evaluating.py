@@ -45,11 +45,13 @@ class Answered:
         scores: the task's metrics by name.
         answers: for each row the number of the chosen option, or the text that was written.
         gold: for each row the numbers or texts that are right.
+        texts: what was answered, in words.
     """
 
     scores: dict[str, float]
     answers: list[Any]
     gold: list[Any]
+    texts: list[str]
 
 
 def launch(config: EvaluateConfig, console: Console) -> int:
@@ -147,7 +149,7 @@ def answer(
             tick=tick,
         )
         gold = [list(task.asked.gold(row)) for row in rows]
-        return Answered(scores=score(task, rows, written), answers=written, gold=gold)
+        return Answered(scores=score(task, rows, written), answers=written, gold=gold, texts=written)
     pad = int(tokenizer.pad_token_id)
     values = option_scores(model, asked, pad=pad, batchsize=config.batchsize, tick=tick)
     without = None
@@ -156,7 +158,9 @@ def answer(
         without = option_scores(model, bare, pad=pad, batchsize=config.batchsize)
     chosen = choices(values, without)
     right = [list(task.asked.right(row)) for row in rows]
-    return Answered(scores=score(task, rows, chosen), answers=chosen, gold=right)
+    assert task.asked.options is not None
+    texts = [task.asked.options(row)[number] for row, number in zip(rows, chosen, strict=True)]
+    return Answered(scores=score(task, rows, chosen), answers=chosen, gold=right, texts=texts)
 
 
 _LONGEST = 1 << 20
@@ -193,5 +197,6 @@ def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
         "seed": config.init_seed,
         "scores": answered.scores,
         "answers": answered.answers,
+        "texts": answered.texts,
         "right": answered.gold,
     }

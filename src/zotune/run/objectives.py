@@ -79,7 +79,10 @@ def _made(name: str, task: Task, form: Form) -> Objective:
         raise ConfigError(f"There is no objective {name!r}{like} A function of your own is FILE.py:FUNCTION.")
     if name in ("f1", "exact_match"):
         if not task.writes:
-            raise ConfigError(f"Task {task.name} has no written answers; --objective {name} needs squad or drop.")
+            raise ConfigError(
+                f"Task {task.name} has no written answers; --objective {name} needs squad, drop or --train_file"
+                " without --options."
+            )
         return Objective(name=name, form="question", written=name)
     if name == "likelihood":
         return Objective(name=name, form="question", loss=option_likelihood, right_alone=True)
