@@ -30,6 +30,7 @@ from zotune.hf.options import (
 )
 from zotune.hf.randomness import lent
 from zotune.run import training
+from zotune.run.evaluating import _without_content
 from zotune.tasks import TASKS, get_task
 from zotune.tasks.asking import Asked, as_columns, ask
 from zotune.tasks.demonstrations import demonstrations, few_shot
@@ -496,3 +497,12 @@ def test_lent_draws_follow_from_the_key_and_leave_the_state() -> None:
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("question", "word"), [("cause", "because"), ("effect", "so")])
+def test_calibration_keeps_what_belongs_to_the_question(question: str, word: str, tmp_path: Path) -> None:
+    tiny_models.save(tmp_path / "model", "llama")
+    tokenizer = load_tokenizer(str(tmp_path / "model"))
+    row = {"premise": "I fell.", "choice1": "It was icy.", "choice2": "I slept.", "question": question, "label": 0}
+    bare = _without_content(row, get_task("copa"), tokenizer, 64, ())
+    assert bare.prompt == list(tokenizer(f"N/A {word}")["input_ids"])

@@ -1,8 +1,10 @@
 """The training loop: what a step is made of, in which order, at what cost, and that a resumed run is the same run."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from accelerate.data_loader import BatchSamplerShard
 from tiny_models import build
 from tiny_runs import METHODS, Losses, examples, make_trainer, weights
 from torch.utils.data import BatchSampler, SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 import zotune
 from zotune.hf.sampling import KeyedSampler, real_rows
@@ -305,3 +307,26 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, method: str, restore: boo
     assert resumed.last_loss == whole.last_loss
     assert (resumed.queries, resumed.forwards, resumed.backwards) == (whole.queries, whole.forwards, whole.backwards)
     assert (tmp_path / "checkpoint-3" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("method", ["MeZO", "FOAdam"])
+def test_divided_weights_are_for_first_order_methods(method, tmp_path, monkeypatch):
+    """What `accelerate launch --use_fsdp` asks for reaches the library, which alone makes the steps of such a run."""
+    trainer = make_trainer(tmp_path, method=method)
+    trainer.is_fsdp_enabled = True
+    wrapped = []
+    monkeypatch.setattr(Trainer, "_wrap_model", lambda self, model, *more, **options: wrapped.append(model) or model)
+    if method == "MeZO":
+        with pytest.raises(ValueError, match="FSDP and DeepSpeed divide weights for backward passes"):
+            trainer.create_optimizer()
+        assert not wrapped
+    else:
+        trainer.create_optimizer()
+        trainer._wrap_model(trainer.model)
+        assert wrapped == [trainer.model]
+
+
+def test_options_of_fsdp_reach_the_library(tmp_path):
+    words = "fsdp only works in distributed training"  # the library's own; it also sets variables of the process
+    with mock.patch.dict(os.environ), pytest.raises(ValueError, match=words):
+        make_trainer(tmp_path, method="FOAdam", fsdp=True, fsdp_config={"fsdp_version": 2})

@@ -193,6 +193,11 @@ class ZOTrainer(Lifecycle):
                 "bf16 and fp16 of TrainingArguments switch on autocast, which zeroth-order training does not need; "
                 "load the model in that dtype instead."
             )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "FSDP and DeepSpeed divide weights for backward passes; zeroth-order ranks hold the whole model each, "
+                "so switch them off, or take a first-order optimizer."
+            )
         self.args.max_grad_norm = 0.0
         if self.args.world_size > 1:
             optimizer.evaluator = DataParallel(inner=optimizer.evaluator)

@@ -169,7 +169,10 @@ _LONGEST = 1 << 20
 def _without_content(
     row: Row, task: Task, tokenizer: PreTrainedTokenizerBase, length: int, solved: Sequence[str]
 ) -> Asked:
-    texts: Mapping[str, str] = dict.fromkeys(task.asked.texts(row), WITHOUT_CONTENT)
+    constant = task.asked.constant
+    texts: Mapping[str, str] = {
+        name: text if name in constant else WITHOUT_CONTENT for name, text in task.asked.texts(row).items()
+    }
     return ask(row, task, tokenizer, length, demonstrations=solved, texts=texts)
 
 
@@ -194,6 +197,10 @@ def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
         "version": config.training().chosen_task().version,
         "demonstrations": config.demonstrations,
         "calibrated": config.calibrate,
+        "score": config.score,
+        "max_seq_length": config.max_seq_length,
+        "max_new_tokens": config.max_new_tokens,
+        "dtype": "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32",
         "seed": config.init_seed,
         "scores": answered.scores,
         "answers": answered.answers,

@@ -26,7 +26,7 @@ def _lower(text: str) -> str:
 def _stem(row: Row) -> dict[str, str]:
     _encode(row)  # refuses another question
     joint = "because" if row["question"] == "cause" else "so"
-    return {"stem": f"{row['premise'].strip().rstrip('.')} {joint}"}
+    return {"stem": row["premise"].strip().rstrip("."), "joint": joint}
 
 
 COPA = Task(
@@ -38,9 +38,11 @@ COPA = Task(
     template="A: {text_a}\nB: {text_b}\nIs A or B more plausible?\nAnswer: {label}",
     words=("A", "B"),
     question=Question(
-        template="{stem} {label}",
+        template="{stem} {joint} {label}",
         options=lambda row: (_lower(row["choice1"]), _lower(row["choice2"])),
         fields=_stem,
+        cut="stem",
+        constant=("joint",),
         per_token=True,
     ),
 )

@@ -29,6 +29,7 @@ class Question:
         formatted: the prompt has its special tokens already, as chat templates make it; what is too long loses its
             beginning.
         fields: row -> further texts that the template names.
+        constant: names of `fields` that belong to the question, not to the row's content: calibration leaves them.
         cut: the text that is shortened when the whole is too long; the longest one when left out.
         stop: texts at which a written answer ends.
         per_token: options are compared by their mean log-likelihood per token, not by the sum: for options that differ
@@ -43,6 +44,7 @@ class Question:
     trained: Callable[[Row], str] | None = None
     formatted: bool = False
     fields: Callable[[Row], Mapping[str, str]] = field(default=lambda row: {})  # noqa: ARG005
+    constant: tuple[str, ...] = ()
     cut: str | None = None
     stop: tuple[str, ...] = ("\n",)
     per_token: bool = False
