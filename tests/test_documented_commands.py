@@ -1,0 +1,46 @@
+"""Every command in README and docs has flags that exist, with values of the right kind."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zotune.cli.flags import parse_flags
+from zotune.config import EVALUATE_FLAGS, config_from_text, evaluate_from_text
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words behind `zotune train` and `zotune evaluate` in blocks of code, continued lines joined."""
+    found = []
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if (begin := re.search(r"\bzotune (train|evaluate) ", line)) and "[--flag" not in line:
+                words = shlex.split(line[begin.start() :].replace("$seed", "13"), comments=True)
+                found.append([word for word in words[1:] if word not in ("&", ";", "done")])
+    return found
+
+
+ALL = [(page.name, words) for page in PAGES for words in commands(page)]
+
+
+def test_there_are_commands() -> None:
+    assert len(ALL) >= 14
+    assert {words[0] for _, words in ALL} == {"train", "evaluate"}
+
+
+@pytest.mark.parametrize(("page", "words"), ALL, ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_the_command_is_understood(page: str, words: list[str]) -> None:
+    command, *rest = words
+    if command == "evaluate":
+        given = parse_flags("zotune evaluate", "", rest, flags=EVALUATE_FLAGS, bare="model_name")
+        assert evaluate_from_text(given).model_name
+    else:
+        given = parse_flags("zotune train", "", rest)
+        if "resume" not in given:  # which reads the settings in a folder
+            config_from_text(given).resolved()
