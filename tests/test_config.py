@@ -218,3 +218,14 @@ def test_seeds_are_a_pure_function_and_rows_do_not_know_the_trial():
     other = [derive_seed(42, 1, purpose) for purpose in purposes]
     assert [a == b for a, b in zip(first, other, strict=True)] == [True, False, False, False, False]
     assert derive_seed(43, 0, "rows") != first[0]
+
+
+def test_the_name_of_a_tuning_is_no_path_when_a_run_goes_on_elsewhere(tmp_path, monkeypatch):
+    """Whatever folders there are where it began."""
+    began = TrainConfig(tuning="lora", algorithm="ZO").resolved()
+    (tmp_path / "begin/lora").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    saved = {**dump_settings(began), "working_directory": str(tmp_path / "begin")}
+    (tmp_path / "config.json").write_text(json.dumps(with_checksum(saved)))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert config_from_text({"resume": str(tmp_path)}).tuning == "lora"

@@ -19,6 +19,7 @@ from zotune.noise import NOISES
 if TYPE_CHECKING:
     from zotune.config.train import TrainConfig
 
+_OF_AN_ADAPTER = ("lora_rank", "lora_alpha", "virtual_tokens")
 _AT_LEAST_ONE = (
     "samplesize",
     "samplesize_validation",
@@ -30,9 +31,7 @@ _AT_LEAST_ONE = (
     "direction_rank",
     "step_interval",
     "max_new_tokens",
-    "lora_rank",
-    "lora_alpha",
-    "virtual_tokens",
+    *_OF_AN_ADAPTER,
     "shots",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
@@ -106,7 +105,7 @@ def _check_ranges(config: "TrainConfig") -> None:
     for name in _NOT_NEGATIVE:
         if (value := getattr(config, name)) is not None and value < 0:
             raise ConfigError(f"--{name} must not be negative, but is {value}.")
-    for names, largest in ((_COUNTED, LARGEST), (_OF_A_STEP, _LARGEST_OF_A_STEP)):
+    for names, largest in ((_COUNTED, LARGEST), (_OF_A_STEP, _LARGEST_OF_A_STEP), (_OF_AN_ADAPTER, LARGEST_ADAPTER)):
         for name in names:
             if (value := getattr(config, name)) is not None and value > largest:
                 raise ConfigError(f"--{name} must be at most {largest:,}, not {shortened(value)}.")
@@ -142,9 +141,6 @@ def _check_names(config: "TrainConfig") -> None:
 
 
 def _check_tuning(config: "TrainConfig") -> None:
-    for name in ("lora_rank", "lora_alpha", "virtual_tokens"):
-        if getattr(config, name) > LARGEST_ADAPTER:
-            raise ConfigError(f"--{name} must be at most {LARGEST_ADAPTER:,}, not {shortened(getattr(config, name))}.")
     tuning = config.tuning
     if config.full_parameter and tuning not in (None, "full"):
         raise ConfigError(

@@ -109,6 +109,11 @@ class EvaluateConfig:
         return TrainConfig(**shared)
 
     @property
+    def dtype(self) -> str:
+        """Of the weights, by name."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
+    @property
     def source(self) -> str | Path:
         """Where the rows come from, as for `zotune train`."""
         return self.training().source

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zotune.config.algorithms import EMBEDDED
+from zotune.config.checks import TUNINGS
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.train import FLAGS, TrainConfig, load_settings
 
@@ -66,7 +67,7 @@ def _found_again(settings: TrainConfig, place: Any) -> TrainConfig:
     changes: dict[str, Any] = {}
     for name in _PLACES:
         value = getattr(settings, name)
-        if value is None or value == EMBEDDED:
+        if value is None or value == EMBEDDED or (name == "tuning" and value in TUNINGS):
             continue
         path = Path(place) / Path(str(value)).expanduser()
         if path.exists() and path.resolve() != Path(str(value)).expanduser().resolve():

@@ -98,10 +98,7 @@ def add_adapter(
     """
     if adapter.kind == "head":
         return _head_alone(model, name)
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
+    peft = _peft()
     with _refusals(adapter, name), lent("adapter", seed):
         config = _configuration(model, adapter)
         _check_virtual_tokens(model, config)
@@ -131,10 +128,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         ValueError: peft is not installed, or the folder holds no adapter of this model.
     """
     read_settings(folder)
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
+    peft = _peft()
     weights = folder / "adapter_model.safetensors"
     try:
         stored = load_file(weights)
@@ -159,6 +153,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             "to a new head (--objective classes), which cannot be asked in words."
         )
     return adapted  # type: ignore[no-any-return]
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
+    return peft
 
 
 def own_model(model: nn.Module) -> nn.Module:
@@ -291,14 +293,13 @@ def _begin_with_activations(adapted: Any, tokens: int, seed: int) -> None:
 def _check_reaches(adapted: Any, name: str) -> None:
     """Raise `ValueError` if the model's output does not depend on the virtual tokens."""
     encoder = next(iter(adapted.prompt_encoder.values()))
-    ids = torch.arange(4, device=adapted.device)[None]
     weight = next(encoder.parameters())
     with torch.no_grad():
         outputs = []
         kept = weight.clone()
         for scale in (1.0, -1.0):
             weight.copy_(kept * scale)
-            outputs.append(adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float())
+            outputs.append(_probe(adapted).float())
         weight.copy_(kept)
     if torch.equal(*outputs):
         raise ValueError(f"the output of {name} does not depend on it")
@@ -326,7 +327,16 @@ def _reason(error: Exception) -> str:
 
 def _positions_in_front(adapted: Any) -> int:
     """How many positions of the output stand before the first token's; the model is asked."""
-    ids = torch.arange(4, device=adapted.device)[None]
+    logits = _probe(adapted)
+    return logits.shape[1] - _PROBED if logits.dim() == 3 else 0
+
+
+_PROBED: Final = 4  # tokens
+
+
+def _probe(adapted: Any) -> torch.Tensor:
+    """The model's logits for a few tokens."""
+    ids = torch.arange(_PROBED, device=adapted.device)[None]
     with torch.no_grad():
-        logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return logits.shape[1] - ids.shape[1] if logits.dim() == 3 else 0
+        logits: torch.Tensor = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import EvalPrediction
 
+from .adapters import own_model
+
 Metrics = Callable[[EvalPrediction], dict[str, float]]
 
 
@@ -57,9 +59,7 @@ def wide_loss(loss: Any) -> torch.Tensor:
 
 def has_class_logits(model: nn.Module) -> bool:
     """Whether ``model`` is a single-label sequence classifier of transformers (also inside a PEFT wrapper)."""
-    base: Any = model
-    if hasattr(model, "get_base_model"):
-        base = base.get_base_model()
+    base: Any = own_model(model)
     config = getattr(base, "config", None)
     return (
         getattr(base, "loss_type", None) == "ForSequenceClassification"

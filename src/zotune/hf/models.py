@@ -144,13 +144,7 @@ def load_classifier(
     initialise(model, new, seed=seed)
     if style is not None:
         add_label_words(model, task, tokenizer, style)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
-    select_trainable(model, full_parameter=full_parameter)
-    if getattr(model, "hf_quantizer", None) is None:  # quantised ones are where they were loaded
-        model.to(device)
-    model.eval()
-    assert isinstance(model, PreTrainedModel), "the Auto classes return models of transformers"
-    return model
+    return _ready(model, tokenizer, device, full_parameter=full_parameter)
 
 
 def load_language_model(
@@ -190,6 +184,13 @@ def load_language_model(
         model, info = auto.from_pretrained(place, config=config, dtype=dtype, output_loading_info=True, **options)
     _check_complete(model, set(info["missing_keys"]), name, prompted=True)
     _check_vocabulary(model, tokenizer, name)
+    return _ready(model, tokenizer, device, full_parameter=full_parameter)
+
+
+def _ready(
+    model: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device | str, *, full_parameter: bool
+) -> PreTrainedModel:
+    """The loaded model on its device, in evaluation mode, with `requires_grad` set; the tokenizer knows its limit."""
     tokenizer.model_max_length = min(tokenizer.model_max_length, position_limit(model))
     select_trainable(model, full_parameter=full_parameter)
     if getattr(model, "hf_quantizer", None) is None:  # quantised ones are where they were loaded

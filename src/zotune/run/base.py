@@ -158,14 +158,17 @@ def check_frozen(model: torch.nn.Module, about: Mapping[str, Any], name: str) ->
     Raises:
         ConfigError: they are others.
     """
-    recorded = about.get(FROZEN)
-    if not isinstance(recorded, int) or isinstance(recorded, bool):
-        return
-    if frozen_digest(p for p in model.parameters() if not p.requires_grad) != recorded:
+    if not frozen_fits((p for p in model.parameters() if not p.requires_grad), about):
         raise ConfigError(
             f"The weights of {name} that are not trained are not those that the run began with; go on with the same"
             " model, bit for bit."
         )
+
+
+def frozen_fits(frozen: Iterable[torch.nn.Parameter], about: Mapping[str, Any]) -> bool:
+    """Whether parameters have the digest that a header's `about` says; so they have where it says none."""
+    recorded = about.get(FROZEN)
+    return not isinstance(recorded, int) or isinstance(recorded, bool) or frozen_digest(frozen) == recorded
 
 
 def frozen_digest(frozen: Iterable[torch.nn.Parameter]) -> int | None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -20,6 +19,7 @@ from zotune.hf.adapters import load_adapter
 from zotune.hf.answering import Tick, choices, option_scores, written_answers
 from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
+from zotune.run.base import DTYPES
 from zotune.run.machine import choose_machine
 from zotune.run.parts import both_splits, sentences
 from zotune.run.seeds import derive_seed
@@ -100,11 +100,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
         taught, asked = both_splits(training, task, tokenizer, seed=seed, training=pool > 0)
         rows = asked.to_list()
         solved = demonstrations(task, taught.to_list(), config.demonstrations)
-        dtype = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else torch.float32
         model = load_language_model(
             config.model_name,
             tokenizer=tokenizer,
-            dtype=dtype,
+            dtype=DTYPES[config.dtype],
             device=machine.device,
             adapted=True,
             trust_remote_code=config.trust_remote_code,
@@ -200,7 +199,7 @@ def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
         "score": config.score,
         "max_seq_length": config.max_seq_length,
         "max_new_tokens": config.max_new_tokens,
-        "dtype": "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32",
+        "dtype": config.dtype,
         "seed": config.init_seed,
         "scores": answered.scores,
         "answers": answered.answers,

@@ -74,16 +74,13 @@ def _guarded(run: TrainingRun) -> int:
             run.say(f"Stopped. {how_to_go_on(run)}")
         return 130
     except (TrajectoryError, OSError, SafetensorError) as error:
-        if isinstance(error, SafetensorError):
-            error = _of_place(error)
-        if isinstance(error, OSError) and error.errno not in _PLACES:
+        met = _of_place(error) if isinstance(error, SafetensorError) else error
+        if isinstance(met, OSError) and met.errno not in _PLACES:
             return _crashed(run, error)
         with undisturbed():
-            reason = str(error)
-            if isinstance(error, OSError):
-                reason = (
-                    f"{error.filename or 'A file of the run'} cannot be written ({error.strerror}); make room for it"
-                )
+            reason = str(met)
+            if isinstance(met, OSError):
+                reason = f"{met.filename or 'A file of the run'} cannot be written ({met.strerror}); make room for it"
             run.finish("stopped")
             run.say(f"{reason}. {how_to_go_on(run)}")
         return 1

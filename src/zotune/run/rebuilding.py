@@ -14,7 +14,7 @@ from zotune.config import ConfigError, ReplayConfig, shortened
 from zotune.hf.models import load_tokenizer
 from zotune.hf.resolve import EMBEDDED, check_tokenizer_files, explained, resolve
 from zotune.optimizer import ZerothOrder
-from zotune.run.base import DTYPES, FROZEN, base_model, facts_of, frozen_digest
+from zotune.run.base import DTYPES, base_model, facts_of, frozen_fits
 from zotune.trajectory import Header, Trajectory, TrajectoryError, build
 
 STATE = "optimizer.pt"
@@ -112,11 +112,8 @@ def _architecture(description: Any, base: str) -> Any:
 
 def _check_frozen(model: PreTrainedModel, header: Header, base: str) -> None:
     """Raise TrajectoryError if a parameter that was not trained is another one than in the run."""
-    recorded = header.about.get(FROZEN)
-    if not isinstance(recorded, int) or isinstance(recorded, bool):
-        return
     trained = {p.name for p in header.parameters}
-    if frozen_digest(p for name, p in model.named_parameters() if name not in trained) != recorded:
+    if not frozen_fits((p for name, p in model.named_parameters() if name not in trained), header.about):
         raise TrajectoryError(
             f"{base} does not fit: the weights that were not trained are not those of the run; give the base model, "
             f"bit for bit{_revision(header)}"
