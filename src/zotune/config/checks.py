@@ -33,6 +33,7 @@ _AT_LEAST_ONE = (
     "max_new_tokens",
     *_OF_AN_ADAPTER,
     "shots",
+    "budget_queries",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
 _NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
@@ -43,6 +44,9 @@ LARGEST_ADAPTER: Final = 10**6
 
 TUNINGS: Final = ("full", "partial", "head", "lora", "prefix", "prompt")
 """What --tuning knows beside configuration files."""
+
+LARGEST_BUDGET: Final = 10**12
+"""Bound of a budget of forward passes."""
 
 LARGEST: Final = 10**9
 """Most steps of a run, and the bound of every number that counts rows, tokens, steps or epochs."""
@@ -105,7 +109,13 @@ def _check_ranges(config: "TrainConfig") -> None:
     for name in _NOT_NEGATIVE:
         if (value := getattr(config, name)) is not None and value < 0:
             raise ConfigError(f"--{name} must not be negative, but is {value}.")
-    for names, largest in ((_COUNTED, LARGEST), (_OF_A_STEP, _LARGEST_OF_A_STEP), (_OF_AN_ADAPTER, LARGEST_ADAPTER)):
+    bounds = (
+        (_COUNTED, LARGEST),
+        (_OF_A_STEP, _LARGEST_OF_A_STEP),
+        (_OF_AN_ADAPTER, LARGEST_ADAPTER),
+        (("budget_queries",), LARGEST_BUDGET),
+    )
+    for names, largest in bounds:
         for name in names:
             if (value := getattr(config, name)) is not None and value > largest:
                 raise ConfigError(f"--{name} must be at most {largest:,}, not {shortened(value)}.")

@@ -64,6 +64,8 @@ def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     for name, needed in _NEEDS.items():
         if name in given and name not in other and not getattr(config, needed):
             lines.append(f"no effect without --{needed}: {_flags([name])}")
+    if config.budget_queries is not None and "epochs" in given:
+        lines.append(f"no effect with --budget_queries: {_flags(['epochs'])}")
     if config.shots is not None and "samplesize" in given:
         lines.append(f"no effect with --shots: {_flags(['samplesize'])}")
     for tuning, names in _OF_TUNING.items():

@@ -94,6 +94,14 @@ class TrainConfig:
     max_new_tokens: Annotated[int, Flag("data", "longest answer that a model writes, in tokens")] = 32
     # Loop
     epochs: Annotated[float, Flag("loop", "passes over the training examples")] = 10.0
+    budget_queries: Annotated[
+        int | None,
+        Flag(
+            "loop",
+            "forward passes of one example to be spent, in place of --epochs; a backward pass costs two",
+            default_text="as many as --epochs take",
+        ),
+    ] = None
     batchsize: Annotated[int, Flag("loop", "examples a step, over all processes together")] = 16
     batchsize_limit: Annotated[
         int | None, Flag("loop", "largest micro-batch, to save memory", default_text="the whole batch at once")

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from zotune.config import TrainConfig
+from zotune.run.budget import steps_of
 from zotune.run.machine import Machine, micro_batch
 from zotune.run.optimizers import CLIP_NORM
 
@@ -37,6 +38,7 @@ def training_arguments(
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
+        max_steps=-1 if config.budget_queries is None else steps_of(config, rows),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=share // micro,

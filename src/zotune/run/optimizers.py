@@ -58,11 +58,11 @@ def queries_text(config: TrainConfig) -> str:
     """How many forward passes a step takes, in words."""
     if config.algorithm != "ZOSVRG":
         return f"{config.num_queries} queries a step"
-    each = _svrg_queries(config)
+    each = svrg_queries(config)
     return f"{each} queries on the full sample every {config.q} steps and {2 * each} on a batch otherwise"
 
 
-def _svrg_queries(config: TrainConfig) -> int:
+def svrg_queries(config: TrainConfig) -> int:
     """Forward passes of one estimate.
 
     Two passes of a full-batch step and four of a minibatch step are three a step on average; an even number is the
@@ -85,7 +85,7 @@ def _method_arguments(config: TrainConfig, steps_per_epoch: int) -> dict[str, An
                 "anneal": config.anneal,
                 "anneal_window": steps_per_epoch,
                 "anchor": config.anchor,
-                "queries": _svrg_queries(config),
+                "queries": svrg_queries(config),
             }
         case "LOZO":
             return {"rank": config.rank, "period": config.step_interval, "momentum": config.momentum}

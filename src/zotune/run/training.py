@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
 from zotune.run.base import about_of, check_frozen
+from zotune.run.budget import step_costs, steps_of
 from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
 from zotune.run.folder import make_run_folder, read_facts, write_config, write_json
 from zotune.run.keepers import BestModel, save_model
@@ -306,11 +306,16 @@ class TrainingRun:
         return "LOZO-M" if self.config.algorithm == "LOZO" and self.config.momentum else self.config.algorithm
 
     def _steps(self, parts: Parts) -> int:
-        return math.ceil(self.config.epochs * steps_per_epoch(self.config, len(parts.train)))
+        return steps_of(self.config, len(parts.train))
 
     def _check_steps(self, parts: Parts) -> None:
-        if (steps := self._steps(parts)) > LARGEST:
-            raise ConfigError(f"--epochs {self.config.epochs:g} are {steps} steps, more than {LARGEST}; give fewer.")
+        steps, budget = self._steps(parts), self.config.budget_queries
+        given = f"--epochs {self.config.epochs:g}" if budget is None else f"--budget_queries {budget}"
+        if steps > LARGEST:
+            raise ConfigError(f"{given} are {steps} steps, more than {LARGEST}; give fewer.")
+        if steps == 0:
+            first = next(step_costs(self.config, len(parts.train)))
+            raise ConfigError(f"{given} is less than the {first} forward passes of the first step; give more.")
 
     def _say_plan(self, parts: Parts, rate_given: bool) -> None:
         config = self.config
