@@ -9,6 +9,8 @@ from zotune.config import FLAGS, METHOD_FLAGS, ConfigError, FlagOfField, methods
 
 _SECTIONS: Final = {
     "run": "which run",
+    "compare": "what to compare",
+    "sweep": "how to search",
     "what": "what to train",
     "data": "data",
     "loop": "loop",

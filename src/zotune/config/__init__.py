@@ -3,6 +3,7 @@
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED, METHOD_FLAGS, Algorithm, methods_of
 from zotune.config.bench import ALL, BENCH_FLAGS, BenchConfig
 from zotune.config.checks import LARGEST, LARGEST_ADAPTER
+from zotune.config.compare import COMPARE_FLAGS, CompareConfig
 from zotune.config.errors import ConfigError, as_sentence, nearest, shortened
 from zotune.config.evaluate import EVALUATE_FLAGS, EvaluateConfig
 from zotune.config.flags import Flag, FlagOfField
@@ -10,6 +11,7 @@ from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
 from zotune.config.replay import REPLAY_FLAGS, TRAJECTORY, ReplayConfig
 from zotune.config.text import (
     bench_from_text,
+    compare_from_text,
     config_from_text,
     evaluate_from_text,
     inspect_from_text,
@@ -22,6 +24,7 @@ __all__ = [
     "ALGORITHMS",
     "ALL",
     "BENCH_FLAGS",
+    "COMPARE_FLAGS",
     "EMBEDDED",
     "EVALUATE_FLAGS",
     "FLAGS",
@@ -33,6 +36,7 @@ __all__ = [
     "TRAJECTORY",
     "Algorithm",
     "BenchConfig",
+    "CompareConfig",
     "ConfigError",
     "EvaluateConfig",
     "Flag",
@@ -42,6 +46,7 @@ __all__ = [
     "TrainConfig",
     "as_sentence",
     "bench_from_text",
+    "compare_from_text",
     "config_from_text",
     "dump_settings",
     "evaluate_from_text",

@@ -34,6 +34,7 @@ _AT_LEAST_ONE = (
     *_OF_AN_ADAPTER,
     "shots",
     "budget_queries",
+    "evaluations",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
 _NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
@@ -65,6 +66,7 @@ _COUNTED = (
     "direction_rank",
     "step_interval",
     "max_new_tokens",
+    "evaluations",
 )
 _OF_A_STEP = ("batchsize", "batchsize_limit", "num_queries")
 _LARGEST_OF_A_STEP = 10**6

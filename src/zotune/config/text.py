@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from zotune.config.algorithms import METHOD_FLAGS, methods_of
 from zotune.config.bench import BENCH_FLAGS, BenchConfig
+from zotune.config.compare import COMPARE_FLAGS, OF_THE_RUNS, CompareConfig, Given
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.evaluate import EVALUATE_FLAGS, EvaluateConfig
 from zotune.config.flags import FlagOfField
@@ -16,6 +17,10 @@ from zotune.config.train import FLAGS, TrainConfig
 
 _NEEDS: Final = {"patience": "early_stopping", "save_every": "save_ckpt", "momentum_bits": "momentum"}
 """Flags that change nothing unless another one is given."""
+
+
+_IN_PLACE_OF: Final = {"budget_queries": "epochs", "shots": "samplesize", "evaluations": "eval_every"}
+"""Flags that, given, are taken in place of another one."""
 
 
 def config_from_text(given: Mapping[str, str | bool]) -> TrainConfig:
@@ -46,6 +51,12 @@ def evaluate_from_text(given: Mapping[str, str | bool]) -> EvaluateConfig:
     return EvaluateConfig(**{name: _value(name, EVALUATE_FLAGS[name], text) for name, text in given.items()})
 
 
+def compare_from_text(given: Mapping[str, str | bool]) -> tuple[CompareConfig, Given]:
+    """The settings of `zotune compare`, as `bench_from_text`, and the flags that go to its runs."""
+    own = {name: _value(name, COMPARE_FLAGS[name], text) for name, text in given.items() if name not in OF_THE_RUNS}
+    return CompareConfig(**own), {name: text for name, text in given.items() if name in OF_THE_RUNS}
+
+
 def inspect_from_text(given: Mapping[str, str | bool]) -> InspectConfig:
     """The settings of `zotune inspect`, as `bench_from_text`."""
     return InspectConfig(**{name: _value(name, INSPECT_FLAGS[name], text) for name, text in given.items()})
@@ -64,10 +75,9 @@ def notices(config: TrainConfig, given: Set[str]) -> list[str]:
     for name, needed in _NEEDS.items():
         if name in given and name not in other and not getattr(config, needed):
             lines.append(f"no effect without --{needed}: {_flags([name])}")
-    if config.budget_queries is not None and "epochs" in given:
-        lines.append(f"no effect with --budget_queries: {_flags(['epochs'])}")
-    if config.shots is not None and "samplesize" in given:
-        lines.append(f"no effect with --shots: {_flags(['samplesize'])}")
+    for name, other_name in _IN_PLACE_OF.items():
+        if getattr(config, name) is not None and other_name in given:
+            lines.append(f"no effect with --{name}: {_flags([other_name])}")
     for tuning, names in _OF_TUNING.items():
         beside = [name for name in names if name in given and config.tuning not in tuning]
         if beside:

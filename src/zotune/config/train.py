@@ -111,6 +111,14 @@ class TrainConfig:
         Flag("loop", "halve the micro-batch and go on when memory runs out, or stop", choices=("stop", "halve")),
     ] = "stop"
     eval_every: Annotated[float, Flag("loop", "evaluate every so many epochs")] = 1.0
+    evaluations: Annotated[
+        int | None,
+        Flag(
+            "loop",
+            "evaluate so many times, at equal shares of the run, in place of --eval_every",
+            default_text="what --eval_every makes",
+        ),
+    ] = None
     early_stopping: Annotated[bool, Flag("loop", "stop when the validation accuracy no longer gets better")] = False
     patience: Annotated[int, Flag("loop", "evaluations without a better accuracy before --early_stopping stops")] = 5
     init_seed: Annotated[int, Flag("loop", "seed of everything drawn at random")] = 42

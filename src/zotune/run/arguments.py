@@ -50,7 +50,7 @@ def training_arguments(
         bf16=config.bf16 and first_order,
         fp16=config.fp16 and first_order,
         eval_strategy="steps",
-        eval_steps=_interval(config.eval_every, steps),
+        eval_steps=_between_evaluations(config, rows),
         eval_on_start=not resumed,
         metric_for_best_model="accuracy",
         greater_is_better=True,
@@ -70,6 +70,12 @@ def training_arguments(
     if machine.processes == 1 and machine.device.type == "cuda":
         _take_gpu(arguments, machine.device)
     return arguments
+
+
+def _between_evaluations(config: TrainConfig, rows: int) -> int:
+    if config.evaluations is None:
+        return _interval(config.eval_every, steps_per_epoch(config, rows))
+    return max(1, math.ceil(steps_of(config, rows) / config.evaluations))
 
 
 def _interval(epochs: float, steps: int) -> int:

@@ -1,0 +1,130 @@
+"""What a run of a comparison has measured, read from its folder, against what it has spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zotune.compare.plan import Cell
+from zotune.compare.running import run_folder, state_of
+from zotune.reports.rows import Row, read_rows
+from zotune.run.budget import FIRST_ORDER
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Series of one kind, an entry for every evaluation or step.
+
+    Attributes:
+        cost: forward passes of one example so far; a backward pass counts two.
+        step: steps so far.
+        seconds: of training so far, evaluations left out.
+        values: metrics by name; nan where one is missing.
+    """
+
+    cost: Numbers
+    step: Numbers
+    seconds: Numbers
+    values: dict[str, Numbers]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """A run that has ended.
+
+    Attributes:
+        label: of its method in the comparison.
+        algorithm: name in `ALGORITHMS`.
+        method: name that has a colour, "LOZO-M" for LOZO with momentum.
+        trial: number of the repetition.
+        diverged: the loss became infinite or NaN.
+        evaluations: of the validation rows; "loss", "accuracy" and further metrics.
+        training: loss of every step.
+        memory_mb: peak, 10**6 bytes; on a CPU that of the whole process.
+        settings: of the run.
+        command: words of its command line.
+    """
+
+    label: str
+    algorithm: str
+    method: str
+    trial: int
+    diverged: bool
+    evaluations: Curve
+    training: Curve
+    memory_mb: float
+    settings: dict[str, Any]
+    command: list[str]
+
+    def final(self, metric: str) -> float:
+        """The metric after the last step; nan for a run that diverged or has no such metric."""
+        values = self.evaluations.values.get(metric)
+        return float("nan") if self.diverged or values is None or not len(values) else float(values[-1])
+
+
+def read_result(cell: Cell) -> Result | None:
+    """The result of a cell, None for one whose run has not ended.
+
+    Raises:
+        ValueError: its metrics.csv is damaged.
+    """
+    state, run = state_of(cell.folder), run_folder(cell.folder)
+    if run is None or state not in ("finished", "diverged"):
+        return None
+    train, evaluations = read_rows(run)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    passes = 1 if cell.config.zeroth_order else FIRST_ORDER
+    seconds = _training_seconds(train, evaluations)
+    return Result(
+        label=cell.entry.label,
+        algorithm=cell.entry.algorithm,
+        method=str(config.get("method") or cell.entry.method),
+        trial=cell.trial,
+        diverged=state == "diverged",
+        evaluations=_curve(evaluations, passes, seconds),
+        training=_curve(train, passes, seconds),
+        memory_mb=max(row["memory_mb"] for row in train + evaluations),
+        settings={name: value for name, value in config.items() if name not in ("versions", "checksum")},
+        command=["zotune", *cell.words],
+    )
+
+
+def _training_seconds(train: list[Row], evaluations: list[Row]) -> dict[float, float]:
+    """Step to seconds of training up to its end: the clock runs on during evaluations, so those are taken off."""
+    rows = sorted([(row["step"], 0, row) for row in train] + [(row["step"], 1, row) for row in evaluations], key=_order)
+    result, before, evaluating = {0.0: 0.0}, 0.0, 0.0
+    for step, evaluation, row in rows:
+        if evaluation:
+            evaluating += row["seconds"] - before
+        else:
+            result[step] = row["seconds"] - evaluating
+        before = row["seconds"]
+    return result
+
+
+def _order(row: tuple[float, int, Row]) -> tuple[float, int]:
+    return row[:2]
+
+
+def _curve(rows: list[Row], passes: int, seconds: dict[float, float]) -> Curve:
+    names = {name for row in rows for name in row} - _COUNTS
+    return Curve(
+        cost=np.array([row["forwards"] * passes for row in rows]),
+        step=np.array([row["step"] for row in rows]),
+        seconds=np.array([seconds.get(row["step"], np.nan) for row in rows]),
+        values={name: np.array([row.get(name, np.nan) for row in rows]) for name in sorted(names)},
+    )
+
+
+_COUNTS = {"step", "epoch", "queries", "forwards", "seconds", "memory_mb", "lr"}
+
+
+def read_results(cells: list[Cell]) -> list[Result]:
+    """The results of all cells that have ended, in their order."""
+    return [result for cell in cells if (result := read_result(cell)) is not None]

@@ -1,0 +1,99 @@
+"""A comparison as the command line sees it: run what is missing, write the report, say where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from zotune.bench.machine import describe
+from zotune.compare.curves import read_results
+from zotune.compare.plan import Cell, cells_of, place_of
+from zotune.compare.running import Runs
+from zotune.config import ConfigError, config_from_text, notices, shortened
+from zotune.config.compare import CompareConfig
+from zotune.reports.comparison.tables import Findings
+from zotune.reports.comparison.writing import write_report
+from zotune.run.launch import write_path
+from zotune.run.lock import FolderLock
+from zotune.run.stops import Terminated, terminable
+
+
+def launch(config: CompareConfig, shared: Mapping[str, str | bool], console: Console) -> int:
+    """Compare; lines for the person on ``console``, the path of the page on standard output; the exit code.
+
+    0: done; 1: a run crashed (the report has the others); 2: wrong settings; 130: stopped.
+    """
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        with terminable():
+            return _compare(config, shared, say)
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    except (KeyboardInterrupt, Terminated):
+        say("Stopped. No step is lost; the same command goes on.")
+        return 130
+    except OSError as error:
+        say(f"{error.filename or 'A file'} cannot be written ({error.strerror}). The same command goes on.")
+        return 1
+
+
+def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Callable[[str], None]) -> int:
+    out = place_of(config, shared)
+    cells = cells_of(config, shared, out)
+    for cell in cells[: len(config.entries())]:
+        for line in notices(config_from_text(cell.given), cell.entry.given.keys()):
+            say(f"{cell.entry.label}: {line}")
+    runs = Runs(cells, jobs=config.jobs, say=say)
+    runs.check()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {shortened(out)} cannot be made ({error.strerror}); give another folder.") from error
+    lock = FolderLock(out)
+    try:
+        methods = ", ".join(entry.label for entry in config.entries())
+        say(f"{methods}: {config.trials} trials each, {config.budget_queries:,} forward passes of one example a run.")
+        runs.all()
+        page = _report(config, cells, out)
+    finally:
+        lock.release()
+    for cell in runs.crashed:
+        say(f"{cell} is not in the report, because it broke off; the same command tries it again.")
+    write_path(page)
+    return 1 if runs.crashed else 0
+
+
+def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path:
+    results = read_results(cells)
+    labels = [entry.label for entry in config.entries()]
+    findings = Findings(
+        by_label={label: [result for result in results if result.label == label] for label in labels},
+        reference=config.chosen_reference,
+        aim=config.aim,
+        trials=config.trials,
+    )
+    first = cells[0].config
+    model, data = Path(first.model_name).name, first.task if first.train_file is None else Path(first.train_file).name
+    trained = first.tuning or ("full" if first.full_parameter else "partial")
+    trials = f"{config.trials} trial{'s' * (config.trials > 1)}"
+    about = (
+        f"{config.budget_queries:,} forward passes of one example for every run (a backward pass counts as two),"
+        f" {trials} of each method; bands are one standard deviation. Tuning: {trained}."
+    )
+    device = torch.device(str(results[0].settings.get("device_used", "cpu")) if results else "cpu")
+    machine = ", ".join(f"{name} {value}" for name, value in describe(device).items() if name != "threads")
+    return write_report(
+        out,
+        findings,
+        budget=config.budget_queries,
+        about=about,
+        title=f"{data} with {model}",
+        machine=f"Machine of this report: {machine}; {config.jobs} run{'s' * (config.jobs > 1)} at once",
+    )

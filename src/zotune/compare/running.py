@@ -1,0 +1,194 @@
+"""The runs of a comparison as processes of their own, some at a time, and each resumed where it stands.
+
+A process a run: memory is that of the run alone, and a crash ends one run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from zotune.compare.plan import Cell
+from zotune.config import ConfigError, shortened
+from zotune.run.folder import write_json
+
+State = Literal["finished", "diverged", "begun", "absent"]
+
+CELL: Final = "run.json"
+"""In a cell's folder: the command of its run."""
+
+LOG: Final = "run.log"
+"""In a cell's folder: what the run said."""
+
+_ENDS: Final[dict[str, State]] = {"finished": "finished", "non-finite loss": "diverged"}
+_POLL = 0.05
+
+
+class RefusedError(ConfigError):
+    """A run could not use its settings; the message is what it said."""
+
+
+class Runs:
+    """Runs cells; what a cell has is on disk, so that a second call goes on.
+
+    Args:
+        cells: of the comparison.
+        jobs: processes at once.
+        say: takes a line for the person.
+    """
+
+    def __init__(self, cells: Sequence[Cell], *, jobs: int, say: Callable[[str], None]) -> None:
+        self._cells, self._jobs, self._say = cells, jobs, say
+        self._live: dict[int, tuple[Cell, subprocess.Popen[bytes], float]] = {}  # by slot
+        self._devices = _devices() if jobs > 1 else 0
+        self.crashed: list[Cell] = []
+
+    def check(self) -> None:
+        """Raise `ConfigError` if a cell's folder holds the run of another command."""
+        for cell in self._cells:
+            known = _words(cell.folder)
+            if known is not None and known != cell.words:
+                raise ConfigError(
+                    f"{shortened(cell.folder)} holds a run with other settings ({_difference(known, cell.words)});"
+                    " give another --out, or the settings that it began with."
+                )
+
+    def all(self) -> None:
+        """Run every cell that is not finished.
+
+        Raises:
+            RefusedError: a run ended with exit code 2; the others are stopped.
+            KeyboardInterrupt, Terminated: a request to stop; all runs have finished their steps and kept their files.
+        """
+        waiting = [cell for cell in self._cells if state_of(cell.folder) not in ("finished", "diverged")]
+        done, durations = len(self._cells) - len(waiting), list[float]()
+        if done:
+            self._say(f"{done} of {len(self._cells)} runs are there already.")
+        try:
+            while waiting or self._live:
+                for slot in range(self._jobs):
+                    if slot not in self._live and waiting:
+                        cell = waiting.pop(0)
+                        self._live[slot] = (cell, self._start(cell, slot), time.monotonic())
+                time.sleep(_POLL)
+                for slot, (cell, process, begun) in list(self._live.items()):
+                    if (code := process.poll()) is not None:
+                        del self._live[slot]
+                        done += 1
+                        durations.append(time.monotonic() - begun)
+                        left = (len(waiting) + len(self._live)) * sum(durations) / len(durations) / self._jobs
+                        self._ended(cell, code, f"[{done}/{len(self._cells)}]", left)
+        finally:
+            self._stop()
+
+    def _start(self, cell: Cell, slot: int) -> subprocess.Popen[bytes]:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        write_json(cell.folder / CELL, {"words": cell.words})
+        run = run_folder(cell.folder)
+        words = [*cell.words, "--results", str(cell.folder / "results")]
+        if run is not None and state_of(cell.folder) == "begun":
+            words = ["train", "--resume", str(run), *_program(cell)]
+        if self._devices > 1 and "device" not in cell.given:
+            words += ["--device", str(slot % self._devices)]
+        threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
+        with (cell.folder / LOG).open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "zotune", *words],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={"OMP_NUM_THREADS": threads, **os.environ},
+                start_new_session=True,  # Ctrl-C is for this process, which hands it on once
+            )
+
+    def _ended(self, cell: Cell, code: int, number: str, left: float) -> None:
+        if code == 2:
+            raise RefusedError(f"{cell}: {_last_line(cell.folder / LOG)}")
+        remaining = f", about {_clock(left)} left" if left else ""
+        if code in (0, 3):
+            self._say(f"{number} {cell}: {_outcome(cell.folder)}{remaining}")
+            return
+        self.crashed.append(cell)
+        self._say(f"{number} {cell} broke off; {shortened(cell.folder / LOG)} says why{remaining}")
+
+    def _stop(self) -> None:
+        """Let the runs that are under way finish their steps, and wait for them."""
+        for _, process, _ in self._live.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for _, process, _ in self._live.values():
+            process.wait()
+        self._live.clear()
+
+
+def state_of(folder: Path) -> State:
+    """How far the run of a cell has come."""
+    run = run_folder(folder)
+    if run is None:
+        return "absent"
+    try:
+        status = json.loads((run / "summary.json").read_text(encoding="utf-8")).get("status")
+    except (OSError, ValueError, AttributeError):
+        return "begun"
+    return _ENDS.get(status, "begun")
+
+
+def run_folder(folder: Path) -> Path | None:
+    """The run folder in a cell's folder, the newest if there are several."""
+    found = sorted((folder / "results").glob("*/*/*/config.json"), key=lambda path: path.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
+def _words(folder: Path) -> list[str] | None:
+    try:
+        known = json.loads((folder / CELL).read_text(encoding="utf-8"))["words"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known if isinstance(known, list) else None
+
+
+def _difference(known: list[str], words: list[str]) -> str:
+    for before, now in zip(known, words, strict=False):
+        if before != now:
+            return f"{shortened(before)} there, {shortened(now)} now"
+    return f"{shortened((known[len(words) :] or words[len(known) :])[0])} on one side only"
+
+
+def _program(cell: Cell) -> list[str]:
+    objective = cell.given.get("objective")
+    return ["--objective", str(objective)] if ".py:" in str(objective) else []
+
+
+def _outcome(folder: Path) -> str:
+    run = run_folder(folder)
+    assert run is not None
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    if summary["status"] != "finished":
+        return f"the loss became infinite or NaN in step {summary['steps'] + 1}"
+    final = summary.get("final") or {}
+    scores = ", ".join(f"{name} {final[name]:.4f}" for name in ("loss", "accuracy") if final.get(name) is not None)
+    return f"{scores or 'done'} in {_clock(summary['seconds'])}"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

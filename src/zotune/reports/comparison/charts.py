@@ -1,0 +1,132 @@
+"""The figures of a comparison: metrics against what has been spent, a mean over trials with its deviation."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+
+from zotune.compare.curves import Curve, Result
+from zotune.compare.statistics import band, binned
+from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
+
+BINS: Final = 50
+"""Shares of the budget that the losses of steps are averaged over."""
+
+_AGAINST: Final = {
+    "cost": "forward passes of one example",
+    "seconds": "seconds of training",
+    "step": "steps",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure: name of its files, title, metric, whether of training, what it is drawn against, label of y."""
+
+    name: str
+    title: str
+    metric: str
+    training: bool
+    against: tuple[str, str]
+    label: str
+
+
+CHARTS: Final = (
+    Chart("accuracy", "Validation accuracy", "accuracy", False, ("cost", "seconds"), "accuracy (share of examples)"),
+    Chart("f1", "F1 of the validation rows", "f1", False, ("cost", "seconds"), "F1"),
+    Chart("training-loss", "Training loss", "loss", True, ("cost", "step"), "loss of a step (nats per example)"),
+    Chart("validation-loss", "Validation loss", "loss", False, ("cost", "seconds"), "loss (nats per example)"),
+)
+
+
+def charts_of(results: Sequence[Result]) -> list[Chart]:
+    """The figures for which there is something to draw."""
+    return [chart for chart in CHARTS if any(chart.metric in _curve(chart, result).values for result in results)]
+
+
+def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kind: str, *, title: str) -> bytes:
+    """A figure as a file of ``kind`` ("png" or "svg"); the same results give the same bytes.
+
+    Args:
+        chart: what to draw.
+        results: runs; those that diverged are left out, and their method's line is if none is left.
+        budget: end of the axis of forward passes.
+        theme: light or dark.
+        kind: format.
+        title: of the whole figure.
+    """
+    with mpl.rc_context(theme.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
+        figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, against in zip(both, chart.against, strict=True):
+            _draw_lines(axes, chart, results, budget, against, theme)
+            _dress(axes, theme)
+            axes.set_xlabel(_AGAINST[against])
+        both[0].set_ylabel(chart.label)
+        figure.suptitle(title.replace("$", r"\$"), fontsize=12, fontweight="bold")
+        handles, labels = both[0].get_legend_handles_labels()
+        columns = min(len(labels), 5) or 1
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+        picture = io.BytesIO()
+        unchanging = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        figure.savefig(picture, format=kind, dpi=DPI, metadata=unchanging)
+    return picture.getvalue()
+
+
+def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int, against: str, theme: Theme) -> None:
+    seen: dict[str, int] = {}
+    for label in dict.fromkeys(result.label for result in results):
+        own = [result for result in results if result.label == label]
+        method = own[0].method
+        number = seen[method] = seen.get(method, -1) + 1
+        curves = [_curve(chart, result) for result in own if not result.diverged]
+        if chart.training:
+            curves = [binned(curve, BINS, budget) for curve in curves]
+        line = band(curves, chart.metric, against)
+        if line is None or not len(line.x):
+            continue
+        colour = theme.of(method)
+        axes.fill_between(
+            line.x, line.mean - line.deviation, line.mean + line.deviation, color=colour, alpha=0.15, linewidth=0
+        )
+        axes.plot(
+            line.x,
+            line.mean,
+            color=colour,
+            linestyle=LINES[number % len(LINES)],
+            linewidth=1.8,
+            marker=METHOD_MARKERS.get(method, "."),
+            markersize=6 if METHOD_MARKERS.get(method) == "*" else 4.5,
+            markevery=max(1, len(line.x) // 10),
+            label=label.replace("$", r"\$"),
+        )
+
+
+def _curve(chart: Chart, result: Result) -> Curve:
+    return result.training if chart.training else result.evaluations
+
+
+def _short(value: float, _: int | None) -> str:
+    """Thousands as k and so on; numbers below that as they are."""
+    return f"{value:g}" if abs(value) < 1000 else EngFormatter(sep="")(value)
+
+
+def _dress(axes: Axes, theme: Theme) -> None:
+    axes.grid(visible=True, color=theme.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_linewidth(0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.set_xlim(left=0)
+    axes.margins(y=0.06)

@@ -1,0 +1,141 @@
+"""The report of a comparison as one self-contained HTML page, and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from zotune.reports.comparison.tables import NONE, Table
+
+_STYLE: Final = """
+:root { color-scheme: light dark;
+  --ground: #ffffff; --text: #1f2328; --soft: #57606a; --line: #d8dee4; --raised: #f6f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #15181d; --text: #e6e8eb; --soft: #9aa4af; --line: #333a44; --raised: #1d2127; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--text);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
+p.about, p.note { color: var(--soft); margin: .25rem 0 1rem; }
+p.note { font-size: .875rem; margin: .5rem 0 0; max-width: 62rem; }
+ul.said { margin: 1.25rem 0; padding: 1rem 1rem 1rem 2.25rem; background: var(--raised); border-radius: 8px; }
+ul.said li + li { margin-top: .4rem; }
+figure { margin: 1.5rem 0; }
+figure img { width: 100%; height: auto; display: block; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .925rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td.words { text-align: left; white-space: normal; }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
+  margin-right: .5em; vertical-align: -.05em; }
+details { margin-top: 2.5rem; }
+summary { cursor: pointer; font-weight: 600; }
+pre { background: var(--raised); padding: 1rem; border-radius: 8px; overflow-x: auto;
+  font-size: .8rem; line-height: 1.5; }
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a report says.
+
+    Attributes:
+        title: heading.
+        about: one line below it: model, task, budget, trials.
+        said: the conclusion, sentence by sentence.
+        pictures: title to (SVG for a light ground, SVG for a dark one); empty in Markdown, which names files.
+        names: title to the name of the picture's files.
+        tables: in order.
+        colours: label to (light, dark) colour of its method.
+        commands: one a run.
+        machine: on which the runs ran.
+    """
+
+    title: str
+    about: str
+    said: Sequence[str]
+    pictures: Mapping[str, tuple[bytes, bytes]]
+    names: Mapping[str, str]
+    tables: Sequence[Table]
+    colours: Mapping[str, tuple[str, str]]
+    commands: Sequence[str]
+    machine: str
+
+
+def as_html(report: Report) -> str:
+    """The page; it loads nothing from anywhere, and follows the reader's choice of light or dark."""
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in report.said)
+    figures = "".join(_figure(title, *pair) for title, pair in report.pictures.items())
+    tables = "".join(_table(table, report.colours) for table in report.tables)
+    commands = html.escape("\n".join(report.commands))
+    dark = "".join(f".k{number} {{ background: {dark}; }}" for number, (_, dark) in enumerate(report.colours.values()))
+    light = "".join(f".k{number} {{ background: {one}; }}" for number, (one, _) in enumerate(report.colours.values()))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(report.title)}</title>\n"
+        f"<style>{_STYLE}{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{html.escape(report.title)}</h1>\n<p class="about">{html.escape(report.about)}</p>\n'
+        f'<ul class="said">{said}</ul>\n{figures}\n{tables}\n'
+        f"<details><summary>The commands of the runs</summary><pre>{commands}</pre></details>\n"
+        f'<p class="note">{html.escape(report.machine)}</p>\n</main>\n</body>\n</html>\n'
+    )
+
+
+def _figure(title: str, light: bytes, dark: bytes) -> str:
+    sources = [f"data:image/svg+xml;base64,{base64.b64encode(picture).decode('ascii')}" for picture in (light, dark)]
+    alternative = html.escape(f"{title}, a line for each method; the tables below have the figures")
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{sources[1]}">'
+        f'<img src="{sources[0]}" alt="{alternative}"></picture></figure>\n'
+    )
+
+
+def _table(table: Table, colours: Mapping[str, tuple[str, str]]) -> str:
+    numbers = {label: number for number, label in enumerate(colours)}
+    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in table.head)
+    rows = []
+    for row in table.rows:
+        label = row[0]
+        key = f'<span class="key k{numbers[label]}"></span>' if label in numbers else ""
+        cells = "".join(f"<td{_class(cell)}>{html.escape(cell)}</td>" for cell in row[1:])
+        rows.append(f"<tr><td>{key}{html.escape(label)}</td>{cells}</tr>")
+    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+    return (
+        f'<h2>{html.escape(table.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}\n"
+    )
+
+
+def _class(cell: str) -> str:
+    return ' class="words"' if len(cell) > 40 else ""
+
+
+def as_markdown(report: Report) -> str:
+    """The report with pictures beside it."""
+    parts = [f"# {report.title}", report.about, "\n".join(f"- {sentence}" for sentence in report.said)]
+    parts += [f"![{title}](figures/{name}.png)" for title, name in report.names.items()]
+    for table in report.tables:
+        parts += [f"## {table.title}", markdown_table(table)]
+        if table.note:
+            parts.append(table.note)
+    parts += ["## Commands", "```\n" + "\n".join(report.commands) + "\n```", report.machine]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table in Markdown."""
+    lines = [table.head, ("---", *("---:" for _ in table.head[1:])), *table.rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("*", r"\*") or NONE
