@@ -14,6 +14,7 @@ COMMANDS: Final[dict[str, str]] = {
     "train": "fine-tune a model on a task",
     "evaluate": "ask a model the questions of a task, without or with examples in context",
     "compare": "run several methods on the same data at the same budget, and draw what they did",
+    "sweep": "search for the settings of methods at a given budget",
     "bench": "measure or foretell what a step costs for a model",
     "replay": "rebuild the weights of a run from its base model and its trajectory",
     "inspect": "say what a trajectory holds, and check it",

@@ -102,8 +102,11 @@ def slug(label: str) -> str:
 
 def place_of(config: CompareConfig, shared: Mapping[str, str | bool]) -> Path:
     """The folder of a comparison."""
-    if config.out is not None:
-        return config.out
+    return config.out or Path("results") / "compare" / Path(*model_and_task(shared))
+
+
+def model_and_task(shared: Mapping[str, str | bool]) -> tuple[str, str]:
+    """Names of folders for the model and the data of runs."""
     run = config_from_text(shared)
     model = Path(run.model_name).expanduser().resolve().name or "model"
-    return Path("results") / "compare" / model / (run.task if run.train_file is None else "own")
+    return model, run.task if run.train_file is None else "own"

@@ -9,6 +9,7 @@ from zotune.config.evaluate import EVALUATE_FLAGS, EvaluateConfig
 from zotune.config.flags import Flag, FlagOfField
 from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
 from zotune.config.replay import REPLAY_FLAGS, TRAJECTORY, ReplayConfig
+from zotune.config.sweep import SWEEP_FLAGS, SweepConfig
 from zotune.config.text import (
     bench_from_text,
     compare_from_text,
@@ -17,6 +18,7 @@ from zotune.config.text import (
     inspect_from_text,
     notices,
     replay_from_text,
+    sweep_from_text,
 )
 from zotune.config.train import FLAGS, TrainConfig, dump_settings, load_settings
 
@@ -33,6 +35,7 @@ __all__ = [
     "LARGEST_ADAPTER",
     "METHOD_FLAGS",
     "REPLAY_FLAGS",
+    "SWEEP_FLAGS",
     "TRAJECTORY",
     "Algorithm",
     "BenchConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "FlagOfField",
     "InspectConfig",
     "ReplayConfig",
+    "SweepConfig",
     "TrainConfig",
     "as_sentence",
     "bench_from_text",
@@ -57,4 +61,5 @@ __all__ = [
     "notices",
     "replay_from_text",
     "shortened",
+    "sweep_from_text",
 ]

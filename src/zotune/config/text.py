@@ -13,6 +13,7 @@ from zotune.config.flags import FlagOfField
 from zotune.config.inspect import INSPECT_FLAGS, InspectConfig
 from zotune.config.replay import REPLAY_FLAGS, ReplayConfig
 from zotune.config.resume import resumed_config
+from zotune.config.sweep import SWEEP_FLAGS, SweepConfig
 from zotune.config.train import FLAGS, TrainConfig
 
 _NEEDS: Final = {"patience": "early_stopping", "save_every": "save_ckpt", "momentum_bits": "momentum"}
@@ -55,6 +56,12 @@ def compare_from_text(given: Mapping[str, str | bool]) -> tuple[CompareConfig, G
     """The settings of `zotune compare`, as `bench_from_text`, and the flags that go to its runs."""
     own = {name: _value(name, COMPARE_FLAGS[name], text) for name, text in given.items() if name not in OF_THE_RUNS}
     return CompareConfig(**own), {name: text for name, text in given.items() if name in OF_THE_RUNS}
+
+
+def sweep_from_text(given: Mapping[str, str | bool]) -> tuple[SweepConfig, Given]:
+    """The settings of `zotune sweep`, as `compare_from_text`."""
+    own = {name: _value(name, SWEEP_FLAGS[name], text) for name, text in given.items() if name not in OF_THE_RUNS}
+    return SweepConfig(**own), {name: text for name, text in given.items() if name in OF_THE_RUNS}
 
 
 def inspect_from_text(given: Mapping[str, str | bool]) -> InspectConfig:

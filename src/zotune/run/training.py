@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -52,14 +52,29 @@ class TrainingRun:
         folder: the run folder, None until data and model have been loaded.
         first: False on the processes of a torchrun that neither write nor talk.
         stop: answers Ctrl-C and SIGTERM.
+
+    Args:
+        config: the settings.
+        console: for people.
+        callbacks: of the caller, for the trainer.
+        pictures: whether curves.png is drawn.
     """
 
-    def __init__(self, config: TrainConfig, console: Console) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        console: Console,
+        *,
+        callbacks: Sequence[TrainerCallback] = (),
+        pictures: bool = True,
+    ) -> None:
         self.config = config
         self.folder: Path | None = None
         self.first = True
         self.stop = StopKeeper()
         self._console = console
+        self._more_callbacks = callbacks
+        self._pictures = pictures
         self._lock: FolderLock | None = None
 
     def execute(self) -> Path:
@@ -113,8 +128,9 @@ class TrainingRun:
                 summary = build_summary(self.folder)
                 write_json(self.folder / "summary.json", {"status": status, **summary})
                 self._say_outcome(summary)
-            with self._optional("curves.png"):
-                draw_curves(self.folder)
+            if self._pictures:
+                with self._optional("curves.png"):
+                    draw_curves(self.folder)
 
     @contextmanager
     def _optional(self, name: str) -> Iterator[None]:
@@ -292,7 +308,7 @@ class TrainingRun:
         if self.config.save_ckpt:
             callbacks.append(BestModel(self.folder / "best", parts.tokenizer))
         self.stop.save = self.config.save_ckpt
-        return [*callbacks, self.stop]
+        return [*callbacks, *self._more_callbacks, self.stop]
 
     def _keep_last(self, parts: Parts) -> None:
         if self.config.save_ckpt and self.first:

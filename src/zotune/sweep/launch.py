@@ -1,0 +1,140 @@
+"""A search as the command line sees it: runs in one process or several, the best settings as commands."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from zotune.compare.plan import model_and_task
+from zotune.config import ConfigError, shortened
+from zotune.config.compare import Entry, Given, as_words
+from zotune.config.sweep import SweepConfig
+from zotune.reports.sweep import write_sweep
+from zotune.run.launch import write_path
+from zotune.run.stops import Terminated, terminable
+from zotune.sweep.spaces import Range
+from zotune.sweep.study import Search, shown, spent_by, write_best
+
+BEST = "best.json"
+
+
+def launch(config: SweepConfig, shared: Mapping[str, str | bool], console: Console) -> int:
+    """Search; lines for the person on ``console``, the path of best.json on standard output; the exit code.
+
+    0: done; 1: a process of the search crashed; 2: wrong settings; 130: stopped.
+    """
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        with terminable():
+            return _sweep(config, shared, say)
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    except (KeyboardInterrupt, Terminated):
+        say("Stopped. The finished runs are kept; the same command goes on.")
+        return 130
+
+
+def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[[str], None]) -> int:
+    out = config.out or Path("results") / "sweep" / Path(*model_and_task(shared))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {shortened(out)} cannot be made ({error.strerror}); give another folder.") from error
+    searches = [Search(config, shared, entry, out, say=say) for entry in config.entries()]
+    for search in searches:
+        search.prepare()
+    crashed = False
+    for search in searches:
+        if config.jobs == 1:
+            search.run()
+        else:
+            crashed = not _side_by_side(config, shared, search.entry, out) or crashed
+        _say_best(search, say)
+    best = {search.entry.label: _flags(search, trial) for search in searches if (trial := _best(search)) is not None}
+    write_best(out / BEST, best)
+    write_sweep(out, {search.entry.label: search.study for search in searches}, config.metric)
+    if crashed:
+        say("A process of the search crashed; the same command goes on.")
+    write_path(out / BEST)
+    return int(crashed)
+
+
+def _side_by_side(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry, out: Path) -> bool:
+    """Run a search in processes of its own; whether all came to their end."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.jobs)))
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+    workers = [
+        context.Process(target=_work, args=(config, dict(shared), entry, out, number)) for number in range(config.jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+        raise
+    return all(worker.exitcode == 0 for worker in workers)
+
+
+def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: int) -> None:
+    console = Console(stderr=True, highlight=False)
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        with terminable():
+            Search(config, shared, entry, out, say=say, worker=number).run()
+    except (KeyboardInterrupt, Terminated):
+        raise SystemExit(130) from None
+
+
+def _best(search: Search) -> FrozenTrial | None:
+    complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    finite = [trial for trial in complete if trial.value is not None and abs(trial.value) != float("inf")]
+    if not finite:
+        return None
+    sign = 1.0 if search.study.direction is optuna.study.StudyDirection.MINIMIZE else -1.0
+    return min(finite, key=lambda trial: sign * float(trial.value or 0.0))
+
+
+def _flags(search: Search, trial: FrozenTrial) -> dict[str, Any]:
+    """The flags of the method that make a run like the best one."""
+    return {**search.entry.given, **trial.params}
+
+
+def _say_best(search: Search, say: Callable[[str], None]) -> None:
+    trial = _best(search)
+    spent = sum(spent_by(one) for one in search.study.get_trials(deepcopy=False))
+    if trial is None:
+        say(f"{search.entry.label}: no run came to its end in {spent:,} forward passes; give --space with lower rates.")
+        return
+    given = {**search.base, **{name: _plain(value) for name, value in trial.params.items()}}
+    del given["evaluations"]
+    result = f"validation {search.metric} {trial.value:.4f}"
+    say(f"{search.entry.label}: the best run of {spent:,} forward passes, {result}:")
+    say("zotune train " + shlex.join(as_words(given)))
+    for name, choice in search.space.items():
+        if isinstance(choice, Range) and not choice.low * 1.5 < trial.params[name] < choice.high / 1.5:
+            value = shown(trial.params[name])
+            say(f"The best {name}, {value}, is at the end of its range; give --space with a wider one.")
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

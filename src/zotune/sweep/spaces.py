@@ -1,0 +1,170 @@
+"""What a search may choose: ranges for TPE around the default rate, and the lists of the papers.
+
+Rates depend on the model above all, so their range is the default two decades down and up.  The lists: those of MeZO
+(arXiv 2305.17333, OPT-13B) and LOZO (arXiv 2410.07698, OPT-13B; its rates times the rank, as LOZO's are here) are the
+papers'; for the other methods the papers' constants with MeZO's rates, a decade more for those with a preconditioner.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from optuna import Trial
+
+from zotune.config import ConfigError, TrainConfig, nearest, shortened
+from zotune.config.compare import OF_A_METHOD, Entry, check_method
+
+DECADES: Final = 2.0
+_ADAPTERS: Final = ("lora", "prefix", "prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, equally likely on a logarithmic scale."""
+
+    low: float
+    high: float
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        """A number for a trial."""
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """A value for a trial."""
+        return trial.suggest_categorical(name, self.values)
+
+
+Space = dict[str, Range | Choice]
+"""By the name of the flag."""
+
+_OTHERS: Final[dict[str, Space]] = {
+    "LOZO": {"rank": Choice((1, 2, 4, 8)), "step_interval": Choice((10, 50, 100))},
+    "HiZOO": {"hessian_smooth_type": Choice(("constant0", "constant1e-9", "constant1e-8", "constant1e-7"))},
+    "LOREN": {"lr_cov": Range(1e-4, 1e-1), "damping": Range(1e-2, 1.0)},
+}
+"""Besides the rate, by algorithm."""
+
+_SCALES: Final = {"full": (1e-3,), "lora": (1e-2,), "prefix": (1e-1,)}
+_RATES: Final = {"full": (1e-6, 1e-7), "lora": (1e-4, 5e-5), "prefix": (1e-2, 1e-3)}
+"""Of MeZO for OPT-13B."""
+
+
+def kind_of(config: TrainConfig) -> str:
+    """What is trained, as the papers' lists tell it apart: "full", "lora" or "prefix"."""
+    if config.tuning in ("prefix", "prompt"):
+        return "prefix"
+    return "lora" if config.adapter is not None and config.tuning != "head" else "full"
+
+
+def space_of(entry: Entry, config: TrainConfig) -> Space:
+    """Ranges for TPE, without what the entry has fixed.
+
+    Args:
+        entry: the method.
+        config: its settings, defaults included (resolved).
+    """
+    assert isinstance(config.lr, float)
+    space: Space = {"lr": _around(config.lr)}
+    if config.algorithm == "ZOSVRG":
+        assert config.lr_mezosvrg_mb is not None
+        space["lr_mezosvrg_mb"] = _around(config.lr_mezosvrg_mb)
+    if kind_of(config) != "full" and config.zeroth_order:
+        space["perturbation_scale"] = Choice((1e-3, 1e-2, 1e-1))
+    space |= _OTHERS.get(config.algorithm, {})
+    return {name: choice for name, choice in space.items() if name not in entry.given or name == "momentum"}
+
+
+def _around(rate: float) -> Range:
+    return Range(rate * 10**-DECADES, rate * 10**DECADES)
+
+
+def grid_of(entry: Entry, config: TrainConfig) -> Space:
+    """The lists for ``--search grid``, without what the entry has fixed."""
+    kind = kind_of(config)
+    rates: Sequence[float] = _RATES[kind]
+    if config.algorithm in ("ZOAdam", "LOREN", "HiZOO"):
+        rates = (10 * rates[0], *rates)
+    grid: dict[str, tuple[Any, ...]] = {"lr": tuple(rates), "perturbation_scale": _SCALES[kind]}
+    match config.algorithm:
+        case "LOZO":
+            grid |= {"rank": (1, 2, 4), "step_interval": (50, 100)}
+        case "ZOSVRG":
+            grid |= {"lr": (1e-3, 1e-4), "lr_mezosvrg_mb": tuple(rates), "q": (2, 5, 10)}
+        case "HiZOO":
+            grid |= {"hessian_smooth_type": ("constant1e-8",)}
+        case "LOREN":
+            grid |= {"lr_cov": (1e-3,), "damping": (0.1,)}
+        case "FZOO":
+            grid |= {"lr": tuple(rate / 10 for rate in rates)}
+        case "FOSGD" | "FOAdam":
+            grid = {"lr": (1e-4, 5e-5, 1e-5) if kind == "full" else (1e-3, 1e-4)}
+    return {name: Choice(values) for name, values in grid.items() if name not in entry.given}
+
+
+def points_of(space: Space) -> list[dict[str, Any]]:
+    """Every combination of the values of a space of choices.
+
+    Raises:
+        ConfigError: it has a range.
+    """
+    for name, choice in space.items():
+        if isinstance(choice, Range):
+            raise ConfigError(f"--space gives {name} a range, and --search grid needs a list of values.")
+    lists = [choice.values for choice in space.values() if isinstance(choice, Choice)]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
+
+
+def read_space(path: Path | None) -> dict[str, Space]:
+    """Spaces by method from a JSON file, {} for None.
+
+    Raises:
+        ConfigError: it cannot be read or used.
+    """
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--space {shortened(path)} cannot be read ({error.strerror}); check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--space {shortened(path)} is no JSON.") from error
+    if not isinstance(content, dict) or not all(isinstance(flags, dict) for flags in content.values()):
+        raise ConfigError(f"--space {shortened(path)} is not of the form {{METHOD: {{FLAG: values}}}}.")
+    return {method: _read_method(method, flags) for method, flags in content.items()}
+
+
+def _read_method(method: str, flags: Mapping[str, Any]) -> Space:
+    check_method(method)
+    return {flag: _read_choice(flag, value) for flag, value in flags.items()}
+
+
+def _read_choice(flag: str, value: Any) -> Range | Choice:
+    if flag not in OF_A_METHOD:
+        raise ConfigError(f"--space names {shortened(flag)}, which no method can search{nearest(flag, OF_A_METHOD)}")
+    if isinstance(value, list) and value and all(isinstance(one, (str, int, float)) for one in value):
+        return Choice(tuple(value))
+    if isinstance(value, dict) and value.keys() == {"low", "high"}:
+        low, high = value["low"], value["high"]
+        if _number(low) and _number(high) and 0 < low < high:
+            return Range(float(low), float(high))
+    raise ConfigError(
+        f'--space gives {flag} {shortened(json.dumps(value))}; give a list of values or {{"low": A, "high": B}} with'
+        " 0 < A < B."
+    )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,257 @@
+"""A search in one process: ask Optuna for settings, train with them, tell it the result."""
+
+# ruff: noqa: ARG002  (the library fixes the signatures of callbacks)
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from optuna.trial import TrialState
+from rich.console import Console
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from zotune import NonFiniteLossError
+from zotune.config import ConfigError, TrainConfig, config_from_text
+from zotune.config.compare import Entry, Given
+from zotune.config.sweep import SweepConfig
+from zotune.run.budget import FIRST_ORDER
+from zotune.run.folder import write_json
+from zotune.run.training import TrainingRun
+from zotune.sweep.spaces import Space, grid_of, points_of, read_space, space_of
+
+DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+_STARTUP = 4
+"""Runs that are finished before any is broken off."""
+
+_SPENT = "forwards"
+_FOLDER = "folder"
+_SCORES = "scores"
+
+
+class Search:
+    """The search for one method's settings.
+
+    Args:
+        config: of `zotune sweep`.
+        shared: flags of all runs.
+        entry: the method.
+        out: folder of the search.
+        say: takes a line for the person.
+        worker: number of this process among those of the search.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        shared: Mapping[str, str | bool],
+        entry: Entry,
+        out: Path,
+        *,
+        say: Callable[[str], None],
+        worker: int = 0,
+    ) -> None:
+        self.entry, self.base = entry, self._base_of(config, shared, entry)
+        self._config, self._out, self._say, self.metric = config, out, say, config.metric
+        self.settings = config_from_text(self.base).resolved()
+        self.settings.validate()
+        self.space = self._chosen_space()
+        self.goal = len(points_of(self.space)) if config.search == "grid" else config.runs
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # A search of several processes needs a seed for each, or all would begin with the same settings.
+            seed = (self.settings.init_seed * 1009 + worker) % 2**32
+            sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=config.jobs > 1
+            )
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP) if config.prune == "median" else None
+        self.study = optuna.create_study(
+            storage=storage_of(config, out),
+            study_name=study_name(self.settings, entry),
+            direction="minimize" if config.metric == "loss" else "maximize",
+            sampler=sampler,
+            pruner=pruner or optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+
+    @staticmethod
+    def _base_of(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry) -> Given:
+        spent = {"budget_queries": str(config.budget_queries), "evaluations": str(config.evaluations)}
+        return {**shared, "algorithm": entry.algorithm, **entry.given, **spent}
+
+    def _chosen_space(self) -> Space:
+        own = read_space(self._config.space).get(self.entry.method)
+        if own is not None:
+            return own
+        make = grid_of if self._config.search == "grid" else space_of
+        return make(self.entry, self.settings)
+
+    def prepare(self) -> None:
+        """Refuse a study of other settings, and put the points that are to be tried in any case in the queue."""
+        known = self.study.user_attrs.get("base")
+        if known is None:
+            self.study.set_user_attr("base", self.base)
+        elif known != self.base:
+            raise ConfigError(
+                f"The study {self.study.study_name} has runs with other settings; give another --out or --storage, or"
+                " the settings that it began with."
+            )
+        if self._config.search == "grid":
+            for point in points_of(self.space):
+                self.study.enqueue_trial(point, skip_if_exists=True)
+        elif not self.study.trials:
+            self.study.enqueue_trial({name: getattr(self.settings, name) for name in self.space}, skip_if_exists=True)
+
+    def run(self) -> None:
+        """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
+        while not self.finished():
+            trial = self.study.ask()
+            state, value = TrialState.FAIL, None
+            try:
+                value = self._train(trial)
+                state = TrialState.COMPLETE
+            except optuna.TrialPruned:
+                state = TrialState.PRUNED
+            finally:  # a run that was stopped by a person is tried again, so it must not stay as one that goes on
+                self.study.tell(trial, value, state=state)
+            self._report(trial.number)
+
+    def finished(self) -> bool:
+        """Whether no further run begins."""
+        done = self.study.get_trials(deepcopy=False, states=DONE)
+        total = self._config.total_queries
+        return len(done) >= self.goal or (total is not None and sum(spent_by(trial) for trial in done) >= total)
+
+    def _report(self, number: int) -> None:
+        trial = self.study.trials[number]
+        chosen = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
+        result = "broken off" if trial.state is TrialState.PRUNED else f"{self._config.metric} {trial.value:.4f}"
+        done = len(self.study.get_trials(deepcopy=False, states=DONE))
+        self._say(f"{self.entry.label} [{done}/{self.goal}] {chosen}: {result}")
+
+    def _train(self, trial: optuna.Trial) -> float:
+        chosen = {name: choice.suggest(trial, name) for name, choice in self.space.items()}
+        given = {**self.base, **{name: repr(v) if isinstance(v, float) else str(v) for name, v in chosen.items()}}
+        settings = config_from_text({**given, "results": str(self._out / "runs" / self.entry.label)})
+        watcher = _Watcher(trial, self._config.metric, 1 if settings.zeroth_order else FIRST_ORDER)
+        # What a run says goes to its folder's rows; a search of a hundred runs would fill the screen.
+        run = TrainingRun(settings, Console(quiet=True), callbacks=[watcher], pictures=False)
+        try:
+            run.execute()
+        except optuna.TrialPruned:
+            run.finish("broken off")
+            raise
+        except NonFiniteLossError:
+            run.finish("non-finite loss")
+            watcher.latest = {}
+        finally:
+            run.close()
+            trial.set_user_attr(_SPENT, watcher.spent)
+            trial.set_user_attr(_SCORES, {name: v for name, v in watcher.latest.items() if math.isfinite(v)})
+            if run.folder is not None:
+                trial.set_user_attr(_FOLDER, str(run.folder))
+        worst = math.inf if self._config.metric == "loss" else -math.inf
+        value = watcher.latest.get(self._config.metric, math.nan)
+        return worst if math.isnan(value) else value
+
+
+class _Watcher(TrainerCallback):
+    """Tells Optuna each evaluation, and breaks off a run that it thinks little of.
+
+    Attributes:
+        latest: metrics of the last evaluation.
+        spent: forward passes of one example so far.
+    """
+
+    def __init__(self, trial: optuna.Trial, metric: str, passes: int) -> None:
+        self.latest: dict[str, float] = {}
+        self.spent = 0
+        self._trial, self._metric, self._passes = trial, metric, passes
+        self._trainer: Any = None
+        self._evaluations = 0
+
+    def attach(self, trainer: Any) -> None:
+        """Remember whose counts are told."""
+        self._trainer = trainer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count what has been spent."""
+        self.spent = self._trainer.forwards * self._passes
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tell, and ask."""
+        self.latest = {name.removeprefix("eval_"): float(value) for name, value in (metrics or {}).items()}
+        if state.global_step == 0 or self._metric not in self.latest:
+            return
+        self._evaluations += 1
+        self._trial.report(self.latest[self._metric], self._evaluations)
+        if state.global_step < state.max_steps and self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
+    """The database of a search.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    url = config.storage or f"sqlite:///{(out / 'sweep.db').resolve()}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return optuna.storages.get_storage(url)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"--storage {url} cannot be opened ({reason}).") from error
+
+
+def study_name(settings: TrainConfig, entry: Entry) -> str:
+    """Name of the study of a method, so that one database can hold those of many tasks and models."""
+    data = settings.task if settings.train_file is None else Path(settings.train_file).name
+    return f"{Path(settings.model_name).name}/{data}/{entry.label}"
+
+
+def spent_by(trial: optuna.trial.FrozenTrial) -> int:
+    """Forward passes of one example that a run has made."""
+    return int(trial.user_attrs.get(_SPENT, 0))
+
+
+def scores_of(trial: optuna.trial.FrozenTrial) -> dict[str, float]:
+    """Metrics of a run's last evaluation."""
+    return dict(trial.user_attrs.get(_SCORES, {}))
+
+
+def shown(value: object) -> str:
+    """A setting as a person reads it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_best(path: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
+    """The best settings by method, in the form that ``zotune compare --settings`` reads.
+
+    Methods that are in the file already and not in ``best`` stay.
+    """
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    write_json(
+        path, {**(known if isinstance(known, dict) else {}), **{name: dict(flags) for name, flags in best.items()}}
+    )
+
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
