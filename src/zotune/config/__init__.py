@@ -20,11 +20,12 @@ from zotune.config.text import (
     replay_from_text,
     sweep_from_text,
 )
-from zotune.config.train import FLAGS, TrainConfig, dump_settings, load_settings
+from zotune.config.train import AUTO, FLAGS, TrainConfig, dump_settings, load_settings
 
 __all__ = [
     "ALGORITHMS",
     "ALL",
+    "AUTO",
     "BENCH_FLAGS",
     "COMPARE_FLAGS",
     "EMBEDDED",

@@ -109,7 +109,8 @@ def _check_ranges(config: "TrainConfig") -> None:
         if (value := getattr(config, name)) <= 0:
             raise ConfigError(f"--{name} must be above 0, not {value}.")
     for name in _NOT_NEGATIVE:
-        if (value := getattr(config, name)) is not None and value < 0:
+        value = getattr(config, name)
+        if isinstance(value, (int, float)) and value < 0:
             raise ConfigError(f"--{name} must not be negative, but is {value}.")
     bounds = (
         (_COUNTED, LARGEST),
@@ -124,6 +125,10 @@ def _check_ranges(config: "TrainConfig") -> None:
     for name in ("init_seed", "trial"):
         if getattr(config, name) >= _SEED_LIMIT:
             raise ConfigError(f"--{name} must be below 2**63, but is {shortened(getattr(config, name))}.")
+    if isinstance(config.lr, str) and not config.zeroth_order:
+        raise ConfigError(
+            f"--lr auto measures along the directions of a zeroth-order method; give {config.algorithm} a number."
+        )
     if config.momentum >= 1:
         raise ConfigError(f"--momentum must be below 1, not {config.momentum}.")
     if config.anneal < 1:

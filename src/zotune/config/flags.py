@@ -13,14 +13,15 @@ _KINDS: dict[Any, Kind] = {bool: "switch", int: "whole", float: "number", str: "
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """Section and meaning of a flag, its choices, how to say its default where that is not one value, and what its
-    value is called where the kind does not tell."""
+    """Section and meaning of a flag, its choices, how to say its default where that is not one value, what its value
+    is called where the kind does not tell, and words that it takes in place of a number."""
 
     group: str
     help: str
     choices: tuple[str, ...] = ()
     default_text: str = ""
     metavar: str = ""
+    words: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -103,9 +103,10 @@ def _value(name: str, described: FlagOfField, text: str | bool) -> Any:
             return Path(text).expanduser()
         except RuntimeError:
             raise ConfigError(f"--{name} {shortened(text)} names the home folder of nobody; check the name.") from None
-    if kind == "text":
+    if kind == "text" or text in described.flag.words:
         return text
     convert, what = (int, "a whole number") if kind == "whole" else (float, "a number")
+    what = " or ".join([what, *described.flag.words])
     try:
         return convert(text)
     except ValueError:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AUTO: Final = "auto"
+"""The learning rate that is measured before the run."""
+
 OWN: Final = "own"
 """Name of the task of a user's own data."""
 
@@ -125,8 +128,14 @@ class TrainConfig:
     trial: Annotated[int, Flag("loop", "another repetition: same examples, other order, directions and head")] = 0
     # Optimizer
     lr: Annotated[
-        float | None,
-        Flag("optimizer", "learning rate; with ZOSVRG that of the full-batch steps", default_text="per method"),
+        float | str | None,
+        Flag(
+            "optimizer",
+            "learning rate; with ZOSVRG that of the full-batch steps; auto measures one before the run",
+            default_text="per method",
+            metavar="X|auto",
+            words=(AUTO,),
+        ),
     ] = None
     weight_decay: Annotated[
         float, Flag("optimizer", "weight decay, decoupled but for FOSGD; none on biases and norms")
@@ -231,14 +240,13 @@ class TrainConfig:
         checks.check_choices(self)
         algorithm = ALGORITHMS[self.algorithm]
         embedded = self.model_name == EMBEDDED
+        minibatch = algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
         return dataclasses.replace(
             self,
             task=self.task if self.train_file is None else OWN,
             full_parameter=self.full_parameter or self.tuning == "full",
-            lr=_default(self.lr, algorithm.lr_embedded if embedded else algorithm.lr),
-            lr_mezosvrg_mb=_default(
-                self.lr_mezosvrg_mb, algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
-            ),
+            lr=(algorithm.lr_embedded if embedded else algorithm.lr) if self.lr is None else self.lr,
+            lr_mezosvrg_mb=_default(self.lr_mezosvrg_mb, None if self.lr == AUTO else minibatch),
             num_queries=_default(self.num_queries, algorithm.queries),
             noise=_default(self.noise, algorithm.noise),
             batchsize_limit=_default(self.batchsize_limit, self.batchsize),
@@ -329,8 +337,8 @@ _JSON_TYPES: Final[dict[Kind, tuple[type[Any], ...]]] = {
 
 def _loaded(name: str, value: Any) -> Any:
     described = FLAGS[name]
-    if value is None and described.default is None:
-        return None
+    if (value is None and described.default is None) or (isinstance(value, str) and value in described.flag.words):
+        return value
     # bool is an int to Python, and no number to a person.
     wrong = isinstance(value, bool) != (described.kind == "switch")
     if wrong or not isinstance(value, _JSON_TYPES[described.kind]):

@@ -1,5 +1,6 @@
 """transformers.Trainer that makes its steps from forward passes."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
+from zotune.evaluators import Closure
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
@@ -320,6 +322,15 @@ class ZOTrainer(Lifecycle):
         return self._portions.estimate(optimizer, inputs, rows, portion)
 
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
+        return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
+
+    def losses(self, count: int) -> list[Closure]:
+        """The loss on each of the first batches of the training order, ``count`` of them or as many as there are."""
+        model = self._module.eval()
+        batches = itertools.islice(self.get_train_dataloader(), count)
+        return [self._loss_on(model, self._prepare_inputs(batch)) for batch in batches]
+
+    def _loss_on(self, model: nn.Module, inputs: Batch) -> Closure:
         def alone() -> float | torch.Tensor:
             if self._objective is not None:
                 # The same draws for every query of a micro-batch: what differs is due to the weights alone.
@@ -328,7 +339,7 @@ class ZOTrainer(Lifecycle):
                     return self._objective(model, dict(inputs))
             return wide_loss(self.compute_loss(model, dict(inputs)))
 
-        return optimizer.estimate(self._staged(model, inputs) or alone, weight=rows)
+        return self._staged(model, inputs) or alone
 
     def _record_portions(self, rows: int, begin: int) -> None:
         """Let the trajectory say how many rows a forward pass has from a step on."""

@@ -26,7 +26,7 @@ def training_arguments(
     `seed` is for what the library draws itself (dropout of the first-order baselines); a resumed run leaves out the
     evaluation before the first step.
     """
-    assert config.lr is not None
+    assert isinstance(config.lr, float)
     assert config.batchsize_limit is not None
     share = config.batchsize // machine.processes
     micro = micro_batch(share, config.batchsize_limit)

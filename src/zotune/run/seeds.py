@@ -4,9 +4,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-Purpose = Literal["rows", "head", "order", "directions", "dropout"]
+Purpose = Literal["rows", "head", "order", "directions", "dropout", "rate"]
 
-_NUMBERS: Final[dict[Purpose, int]] = {"rows": 0, "head": 1, "order": 2, "directions": 3, "dropout": 4}
+_NUMBERS: Final[dict[Purpose, int]] = {"rows": 0, "head": 1, "order": 2, "directions": 3, "dropout": 4, "rate": 5}
 
 
 def derive_seed(init_seed: int, trial: int, purpose: Purpose) -> int:

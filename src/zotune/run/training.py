@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,16 +12,15 @@ import transformers
 from rich.console import Console
 from transformers import TrainerCallback
 
-from zotune.config import LARGEST, ConfigError, TrainConfig
+from zotune.config import AUTO, LARGEST, ConfigError, TrainConfig
 from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
 from zotune.hf.recorder import RunRecorder
 from zotune.hf.trainer import OptimizerFactory, ZOTrainer
-from zotune.hf.writing import WrittenObjective
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
-from zotune.run.arguments import steps_per_epoch, training_arguments
+from zotune.run.arguments import steps_per_epoch
 from zotune.run.base import about_of, check_frozen
 from zotune.run.budget import step_costs, steps_of
 from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
@@ -31,9 +30,11 @@ from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.parts import Parts, load_parts, rows_digest
+from zotune.run.rates import measured_rate
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
+from zotune.run.trainers import make_trainer
 from zotune.run.warm import warm_up
 from zotune.trajectory import TrajectoryError, read
 
@@ -76,6 +77,7 @@ class TrainingRun:
         self._more_callbacks = callbacks
         self._pictures = pictures
         self._lock: FolderLock | None = None
+        self._measured: dict[str, Any] = {}
 
     def execute(self) -> Path:
         """Train and return the run folder.
@@ -94,6 +96,7 @@ class TrainingRun:
             self._check_steps(parts)
             self._check_same(parts)
             checkpoint = self._open_folder(machine)
+            self._measure_rate(machine, parts)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
             if self.config.zeroth_order:
@@ -244,44 +247,32 @@ class TrainingRun:
                 "steps_per_epoch": steps_per_epoch(config, rows),
                 "processes": machine.processes,
                 "device_used": str(machine.device),
+                **self._measured,
                 DATA: rows_digest(parts.train, parts.validation),
             }
             write_config(self.folder, config, facts)
-        arguments = training_arguments(
+        return make_trainer(
             config,
             machine,
+            parts,
             folder=self.folder,
-            rows=rows,
-            seed=self._seed("dropout"),
+            factory=self._optimizer_factory(rows),
+            order_seed=self._seed("order"),
+            dropout_seed=self._seed("dropout"),
+            callbacks=self._callbacks(parts),
             resumed=resumed,
         )
-        # Questions have columns of their own, which the collator makes the model's arguments of.
-        arguments.remove_unused_columns = parts.objective.form != "question"
-        return ZOTrainer(
-            model=parts.model,
-            args=arguments,
-            optimizer_factory=self._optimizer_factory(rows),
-            data_seed=self._seed("order"),
-            train_dataset=parts.train,
-            eval_dataset=parts.validation,
-            data_collator=parts.collator,
-            train_collator=parts.train_collator,
-            processing_class=parts.tokenizer,
-            compute_metrics=parts.metrics,
-            compute_loss_func=parts.objective.loss,
-            objective=self._whole(parts),
-            halve_when_out_of_memory=config.on_out_of_memory == "halve",
-            callbacks=self._callbacks(parts),
-        )
 
-    def _whole(self, parts: Parts) -> Callable[..., float | torch.Tensor] | None:
-        """The objective that is a function of model and batch, if it is one."""
-        if parts.objective.written is None:
-            return parts.objective.whole
-        stop = self.config.chosen_task().asked.stop
-        return WrittenObjective(
-            parts.tokenizer, parts.objective.written, max_new_tokens=self.config.max_new_tokens, stop=stop
-        )
+    def _measure_rate(self, machine: Machine, parts: Parts) -> None:
+        """Put a number in the place of --lr auto."""
+        if self.config.lr != AUTO:
+            return
+        assert self.folder is not None
+        seeds = {"seed": self._seed("rate"), "order_seed": self._seed("order")}
+        measured = measured_rate(self.config, machine, parts, folder=self.folder, **seeds)
+        self.config, self._measured = measured.config, measured.facts
+        self._check_steps(parts)
+        self.say(measured.sentence)
 
     def _optimizer_factory(self, rows: int) -> OptimizerFactory:
         steps = steps_per_epoch(self.config, rows)

@@ -1,0 +1,74 @@
+"""`--lr auto`: the rate of a run, measured on its own batches before its first step."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from zotune import ZerothOrder
+from zotune.config import TrainConfig
+from zotune.rates import Rate, batches_for, suggest_rate
+from zotune.run.arguments import steps_per_epoch
+from zotune.run.machine import Machine
+from zotune.run.optimizers import optimizer_factory
+from zotune.run.parts import Parts
+from zotune.run.trainers import make_trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Settings with a number as rate, what config.json says about it, and a sentence for the person."""
+
+    config: TrainConfig
+    facts: dict[str, Any]
+    sentence: str
+
+
+def measured_rate(
+    config: TrainConfig, machine: Machine, parts: Parts, *, folder: Path, seed: int, order_seed: int
+) -> Measured:
+    """Measure the rate along directions of the method, on the first batches of the run.
+
+    The forward passes that it takes are taken off a budget.  Where the loss has no curvature to go by, the rate is the
+    default.
+
+    Args:
+        config: resolved settings with ``lr="auto"``.
+        machine: where the run runs; the first of several processes decides.
+        parts: model, rows and objective.
+        folder: of the run.
+        seed: of the directions.
+        order_seed: of the order of the examples.
+    """
+    still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
+    factory = optimizer_factory(still, steps_per_epoch=steps_per_epoch(config, len(parts.train)), seed=seed)
+    trainer = make_trainer(
+        still, machine, parts, folder=folder, factory=factory, order_seed=order_seed, dropout_seed=0, callbacks=[]
+    )
+    optimizer = trainer.create_optimizer()
+    assert isinstance(optimizer, ZerothOrder)
+    rate = _agreed(suggest_rate(optimizer, trainer.losses(batches_for(optimizer))), machine)
+    if rate is None:
+        default = dataclasses.replace(config, lr=None).resolved()
+        told = f"--lr auto: the loss has no curvature along the directions, so lr is the default, {default.lr:g}"
+        return Measured(default, {}, f"{told}.")
+    forwards = rate.queries * trainer.args.train_batch_size * machine.processes
+    budget = None if config.budget_queries is None else max(1, config.budget_queries - forwards)
+    minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
+    chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch, budget_queries=budget)
+    facts = {"lr_measured": dataclasses.asdict(rate)}
+    sentence = (
+        f"--lr auto: {rate.lr:.3g}, from slope {rate.slope:.3g} and curvature {rate.curvature:.3g} along the"
+        f" directions, in {rate.queries} queries."
+    )
+    return Measured(chosen, facts, sentence)
+
+
+def _agreed(rate: Rate | None, machine: Machine) -> Rate | None:
+    """That of the first process, for all."""
+    if machine.processes == 1:
+        return rate
+    shared: list[Any] = [rate and dataclasses.asdict(rate)]
+    dist.broadcast_object_list(shared, src=0)
+    return None if shared[0] is None else Rate(**shared[0])
