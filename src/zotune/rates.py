@@ -55,12 +55,14 @@ class Rate:
         lr: to be taken.
         curvature: mean of h_k.
         slope: root of the mean of c_k^2.
+        safety: share of the best step that it is.
         queries: forward passes that it took.
     """
 
     lr: float
     curvature: float
     slope: float
+    safety: float
     queries: int
 
 
@@ -143,7 +145,7 @@ def _rate(
         best *= 1.0 - rule.beta
     elif isinstance(optimizer, MeZOSVRG):
         best /= optimizer.period
-    return Rate(safety * best, curvature, slope, queries)
+    return Rate(safety * best, curvature, slope, safety, queries)
 
 
 def _product(left: Sequence[float], right: Sequence[float]) -> float:
