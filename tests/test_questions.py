@@ -53,11 +53,11 @@ GOLDEN: dict[str, tuple[dict[str, Any], str, list[str] | None]] = {
     "copa": (
         {"premise": "I fell.", "choice1": "It was icy.", "choice2": "I slept.", "question": "cause"},
         "I fell because",
-        ["it was icy.", "i slept."],
+        ["it was icy.", "I slept."],
     ),
     "record": (
         RECORD,
-        "Anna met Bo in Rome.\n- They talked.\n\n",
+        "Anna met Bo in Rome.\n- They talked.\n-",
         [f"Later {name} went home to Rome." for name in ("Anna", "Bo", "Rome")],
     ),
     "squad": (SQUAD, "Context: The dog ran in May.\nQuestion: When did it run?\nAnswer:", None),
@@ -76,16 +76,16 @@ def test_golden_questions(name: str) -> None:
     asked = get_task(name).asked
     assert asked.prompt(asked.texts(row)) == prompt
     assert (None if asked.options is None else list(asked.options(row))) == options
-    assert get_task(name).version == 1
+    assert get_task(name).version == test_tasks.VERSIONS.get(name, 1)
 
 
 def test_right_options_and_answers() -> None:
     record = get_task("record").asked
     assert list(record.right(RECORD)) == [1, 0]
     assert record.gold(RECORD) == ["Bo", "Anna"]
-    assert record.solved(RECORD).endswith("\n\nLater Bo went home to Rome.")
+    assert record.solved(RECORD).endswith("\n- Later Bo went home to Rome.")
     assert get_task("drop").asked.solved(DROP).endswith("Answer: 5")
-    assert get_task("copa").asked.solved({**GOLDEN["copa"][0], "label": 1}) == "I fell because i slept."
+    assert get_task("copa").asked.solved({**GOLDEN["copa"][0], "label": 1}) == "I fell because I slept."
 
 
 # ------------------------------------------------------------------------------------- rows
@@ -104,6 +104,15 @@ def test_rows_without_classes_load(task: str, row: dict[str, Any], tmp_path: Pat
     (loaded,) = load_rows(get_task(task), "validation", source=write_rows(tmp_path, task, [row])).to_list()
     assert {name: loaded[name] for name in row} == row
     assert loaded["label"] == (1 if task == "record" else 0)
+
+
+def test_a_title_is_read_where_the_data_has_one(tmp_path: Path) -> None:
+    rows = [{**SQUAD, "title": "Dogs"}, {**SQUAD, "title": None}]
+    loaded = load_rows(get_task("squad"), "train", source=write_rows(tmp_path, "squad", rows)).to_list()
+    assert sorted(row["title"] for row in loaded) == ["", "Dogs"]
+    asked = get_task("squad").asked
+    prompts = sorted(asked.prompt(asked.texts(row)).split("\n")[0] for row in loaded)
+    assert prompts == ["Context: The dog ran in May.", "Title: Dogs"]
 
 
 def test_lists_as_public_releases_and_tables_have_them(tmp_path: Path) -> None:
@@ -162,8 +171,10 @@ def test_too_long_questions_lose_demonstrations_first_and_then_the_text(tokenize
     shots = ["Context: one", "Context: two"]
     whole = question(tokenizer, 10_000, demonstrations=shots)
 
+    squad = get_task("squad").asked
+
     def ids(shots: list[str]) -> list[int]:
-        return tokenizer("\n\n".join([*shots, get_task("squad").asked.prompt(SQUAD)]))["input_ids"]
+        return tokenizer("\n\n".join([*shots, squad.prompt(squad.texts(SQUAD))]))["input_ids"]
 
     assert whole.prompt == ids(shots)
     two = question(tokenizer, len(whole.prompt) - 1, demonstrations=shots)

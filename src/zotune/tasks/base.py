@@ -28,12 +28,14 @@ class Task:
             the group folder in `DIR/<group>/<task>/<split>.parquet`.
         columns: columns every row must have besides `label`.
         labels: class names; the label of a row is an index into them.  None: the task is a `question` alone.
-        template: prompt of the prompted form: column names, `{text_a}` and `{text_b}` in braces, and `{label}` exactly
-            once, with nothing but fixed text after it (a causal model reads up to there).
+        template: prompt of the prompted form: column names, `{text_a}`, `{text_b}` and names of `further` in braces,
+            and `{label}` exactly once, with nothing but fixed text after it (a causal model reads up to there).
         words: label words, one per label; a space in front of `{label}` in the template belongs to the word.
         question: how a causal model is asked; `template` and `words` when left out.
+        further: more texts that the template names, or others in the place of columns: name -> function of the row.
         integers: those of `columns` that hold whole numbers, not text.
         lists: those of `columns` that hold lists of texts.
+        optional: further columns of text, empty where the data has none.
         encode: row to (text_a, text_b); without it the one or two `columns` as they are.
         aliases: other column names found in public releases, each with the name used here.
         train, validation: names of the two splits on the hub.
@@ -48,8 +50,10 @@ class Task:
     template: str = ""
     words: tuple[str, ...] = ()
     question: Question | None = None
+    further: Mapping[str, Callable[[Row], str]] = field(default_factory=dict, hash=False)
     integers: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     encode: Callable[[Row], Texts] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
     train: str = "train"
@@ -74,7 +78,7 @@ class Task:
         names = [name for _, name in self.pieces() if name is not None]
         assert names[-1:] == [LABEL_FIELD], f"{self.name}: the template must end with {{label}}, fixed text aside"
         assert LABEL_FIELD not in names[:-1], f"{self.name}: {{label}} must be in the template once"
-        unknown = set(names) - {*self.columns, "text_a", "text_b", LABEL_FIELD}
+        unknown = set(names) - {*self.columns, *self.further, "text_a", "text_b", LABEL_FIELD}
         assert not unknown, f"{self.name}: the template names unknown columns {sorted(unknown)}"
 
     @property
@@ -125,7 +129,8 @@ class Task:
     def fields(self, row: Row) -> dict[str, str]:
         """The texts of the row that the template names."""
         text_a, text_b = self.texts(row)
-        values = {**{column: row[column] for column in self.columns}, "text_a": text_a, "text_b": text_b}
+        own = {column: row[column] for column in self.columns}
+        values = {**own, "text_a": text_a, "text_b": text_b, **{name: make(row) for name, make in self.further.items()}}
         return {name: str(values[name]) for _, name in self.pieces() if name not in (None, LABEL_FIELD)}
 
     def prompt(self, fields: Mapping[str, str]) -> tuple[str, str]:

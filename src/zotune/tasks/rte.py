@@ -11,6 +11,7 @@ RTE = Task(
     columns=("premise", "hypothesis"),
     aliases={"sentence1": "premise", "sentence2": "hypothesis"},
     labels=("entailment", "not_entailment"),
-    template='{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\nAnswer: {label}',
+    template='{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\n{label}',
     words=("Yes", "No"),
+    version=2,
 )
