@@ -15,7 +15,26 @@ from zotune.tasks.sources import load_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Tasks whose texts have changed since the first version.
-VERSIONS = dict.fromkeys(("sst2", "rte", "cb", "boolq", "wsc", "wic", "multirc", "copa", "record", "squad", "drop"), 2)
+VERSIONS = dict.fromkeys(
+    (
+        "sst2",
+        "rte",
+        "cb",
+        "boolq",
+        "wsc",
+        "wic",
+        "multirc",
+        "copa",
+        "record",
+        "squad",
+        "drop",
+        "mnli",
+        "snli",
+        "sst5",
+        "trec",
+    ),
+    2,
+)
 NAMES = (
     "mnli", "qnli", "sst2", "cola", "rte", "boolq", "wic", "cb", "wsc", "copa",
     "multirc", "snli", "sst5", "trec", "mrpc",
@@ -91,6 +110,17 @@ GOLDEN = {
     ),
 }
 
+# The same rows as masked models read them (before and after the mask), and the label words; the others have the same
+# template as causal models.
+MASKED = {
+    "mnli": ("A dog runs? ", ", an animal moves.", ("Yes", "Maybe", "No")),
+    "snli": ("A dog runs? ", ", an animal moves.", ("Yes", "Maybe", "No")),
+    "rte": ("It rains? ", ", it is wet.", ("Yes", "No")),
+    "sst2": ("a fine film It was ", ".", ("terrible", "great")),
+    "sst5": ("a fine film It was ", ".", ("terrible", "bad", "okay", "good", "great")),
+    "trec": ("", ": Who ran?", ("Expression", "Entity", "Description", "Human", "Location", "Number")),
+}
+
 LABELS = {
     "mnli": ("entailment", "neutral", "contradiction"),
     "qnli": ("entailment", "not_entailment"),
@@ -154,6 +184,22 @@ def test_golden_texts_and_prompts(name: str) -> None:
     assert task.version == VERSIONS.get(name, 1)
     assert task.texts(row) == texts
     assert task.prompt(task.fields(row))[0] == prompt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_prompts_of_masked_models(name: str) -> None:
+    row, _, prompt = GOLDEN[name]
+    task = get_task(name)
+    before, after, words = MASKED.get(name, (prompt, task.prompt(task.fields(row))[1], task.words))
+    assert task.prompt(task.fields(row, "mask"), "mask") == (before, after)
+    assert task.label_words("mask") == words
+
+
+def test_a_premise_loses_one_mark_at_most() -> None:
+    task = get_task("snli")
+    for premise, opened in (("A dog", "A dog"), ("Ran?! ", "Ran?"), ("?", "?")):
+        row = {"premise": premise, "hypothesis": "I ran."}
+        assert task.prompt(task.fields(row, "mask"), "mask") == (f"{opened}? ", ", i ran.")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,6 +267,12 @@ def test_a_template_with_text_of_the_row_after_the_label_is_refused() -> None:
     for template in ("{label} {sentence}", "{sentence}", "{sentense} {label}", "{label} {label}"):
         with pytest.raises(AssertionError):
             replace(get_task("sst2"), template=template)
+    assert replace(get_task("sst2"), masked="{label} {sentence}").prompt({"sentence": "a"}, "mask") == ("", " a")
+    for masked in ("{sentence}", "{sentense} {label}", "{label} {label}"):
+        with pytest.raises(AssertionError):
+            replace(get_task("sst2"), masked=masked)
+    with pytest.raises(AssertionError):
+        replace(get_task("sst2"), masked_words=("good",))
 
 
 def test_braces_in_a_text_are_only_text() -> None:
