@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import command_runs
 import pytest
 import test_tasks
 import tiny_models
@@ -29,7 +28,6 @@ from zotune.hf.options import (
     option_likelihood,
 )
 from zotune.hf.randomness import lent
-from zotune.run import training
 from zotune.run.evaluating import _without_content
 from zotune.tasks import TASKS, get_task
 from zotune.tasks.asking import Asked, as_columns, ask
@@ -444,44 +442,6 @@ def test_a_run_on_questions_is_replayed_bit_for_bit(capsys: Any, workshop: Any) 
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert load_tokenizer(str(run / "last")).pad_token is not None
-
-
-@pytest.mark.usefixtures("workshop")
-@pytest.mark.parametrize("source", ["folder", "embedded", "own"])
-def test_so_many_examples_of_each_class(source, capsys, monkeypatch) -> None:
-    """--shots: of each class the first ones in the order of the seed."""
-    taken = []
-    real = training.rows_digest
-
-    def seen(*sets: Any) -> str:
-        taken.append(sets[0])
-        return real(*sets)
-
-    monkeypatch.setattr(training, "rows_digest", seen)
-    words = {
-        "folder": [],
-        "embedded": ["--model_name", "embedded"],
-        "own": ["--train_file", "../data/train.csv", "--template", "{sentence} It was {label}", "--options", "0,1"],
-    }[source]
-    if source != "folder":
-        without = tuple(word for word in command_runs.TINY if word not in ("--data_dir", "../data"))
-        monkeypatch.setattr("command_runs.TINY", without)
-    for seed in (13, 13, 21):
-        train(capsys, *words, "--shots", "3", "--batchsize", "3", "--algorithm", "ZO", "--init_seed", str(seed))
-    labels = [sorted(rows["labels"]) for rows in taken]
-    assert labels == [[0, 0, 0, 1, 1, 1]] * 3
-    ids = [rows["prompt" if source == "own" else "input_ids"] for rows in taken]
-    assert list(ids[0]) == list(ids[1]) != list(ids[2])
-
-
-@pytest.mark.usefixtures("workshop")
-def test_too_few_examples_of_a_class(capsys) -> None:
-    _, said = train(capsys, "--shots", "13", code=2)
-    assert "There are 12 training rows of the class negative, not 13; give fewer --shots or more data." in said
-    _, said = train(capsys, "--shots", "0", code=2)
-    assert "--shots must be at least 1, not 0." in said
-    _, said = train(capsys, "--shots", "2", "--task", "squad", code=2)
-    assert "there are no classes here; give --samplesize." in said
 
 
 @pytest.mark.usefixtures("workshop")
