@@ -83,6 +83,10 @@ def test_right_options_and_answers() -> None:
     assert record.gold(RECORD) == ["Bo", "Anna"]
     assert record.solved(RECORD).endswith("\n- Later Bo went home to Rome.")
     assert get_task("drop").asked.solved(DROP).endswith("Answer: 5")
+    for task, row, taught in (("drop", DROP, "5\n"), ("squad", SQUAD, "May\n")):
+        trained = get_task(task).asked.trained
+        assert trained is not None
+        assert trained(row) == taught, "so that the model learns to end its answer"
     assert get_task("copa").asked.solved({**GOLDEN["copa"][0], "label": 1}) == "I fell because I slept."
 
 

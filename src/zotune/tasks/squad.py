@@ -19,6 +19,7 @@ SQUAD = Task(
         template="{heading}Context: {context}\nQuestion: {asked}\nAnswer: {label}",
         fields=_texts,
         answers=lambda row: row["answers"],
+        trained=lambda row: f"{row['answers'][0]}\n",
         cut="context",
     ),
     metrics=("accuracy", "f1"),
