@@ -27,9 +27,9 @@ from zotune.tasks.tokens import tokenise
 
 MODELS = Path(__file__).resolve().parents[2] / "shared" / "models"
 DATA = MODELS.parent / "data"
-SST2, CB = get_task("sst2"), get_task("cb")
+SST2, CB, MNLI = get_task("sst2"), get_task("cb"), get_task("mnli")
 # Single tokens of the tiny vocabulary.
-WORDS = {"sst2": ("terrible", "great"), "cb": ("Yes", "No", "Maybe")}
+WORDS = {"sst2": ("terrible", "great"), "cb": ("Yes", "No", "Maybe"), "mnli": ("Yes", "Maybe", "No")}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_model_without_blocks_cannot_be_trained_in_part() -> None:
 # The prompted form
 
 
-@pytest.mark.parametrize("task", [SST2, CB], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [SST2, CB, MNLI], ids=lambda task: task.name)
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_the_prompted_form_gives_the_language_models_own_logits(
     folder: Callable[[str], str], family: str, task: Task

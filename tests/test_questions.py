@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import command_runs
 import pytest
 import test_tasks
 import tiny_models
@@ -29,7 +28,6 @@ from zotune.hf.options import (
     option_likelihood,
 )
 from zotune.hf.randomness import lent
-from zotune.run import training
 from zotune.run.evaluating import _without_content
 from zotune.tasks import TASKS, get_task
 from zotune.tasks.asking import Asked, as_columns, ask
@@ -53,11 +51,11 @@ GOLDEN: dict[str, tuple[dict[str, Any], str, list[str] | None]] = {
     "copa": (
         {"premise": "I fell.", "choice1": "It was icy.", "choice2": "I slept.", "question": "cause"},
         "I fell because",
-        ["it was icy.", "i slept."],
+        ["it was icy.", "I slept."],
     ),
     "record": (
         RECORD,
-        "Anna met Bo in Rome.\n- They talked.\n\n",
+        "Anna met Bo in Rome.\n- They talked.\n-",
         [f"Later {name} went home to Rome." for name in ("Anna", "Bo", "Rome")],
     ),
     "squad": (SQUAD, "Context: The dog ran in May.\nQuestion: When did it run?\nAnswer:", None),
@@ -76,16 +74,20 @@ def test_golden_questions(name: str) -> None:
     asked = get_task(name).asked
     assert asked.prompt(asked.texts(row)) == prompt
     assert (None if asked.options is None else list(asked.options(row))) == options
-    assert get_task(name).version == 1
+    assert get_task(name).version == test_tasks.VERSIONS.get(name, 1)
 
 
 def test_right_options_and_answers() -> None:
     record = get_task("record").asked
     assert list(record.right(RECORD)) == [1, 0]
     assert record.gold(RECORD) == ["Bo", "Anna"]
-    assert record.solved(RECORD).endswith("\n\nLater Bo went home to Rome.")
+    assert record.solved(RECORD).endswith("\n- Later Bo went home to Rome.")
     assert get_task("drop").asked.solved(DROP).endswith("Answer: 5")
-    assert get_task("copa").asked.solved({**GOLDEN["copa"][0], "label": 1}) == "I fell because i slept."
+    for task, row, taught in (("drop", DROP, "5\n"), ("squad", SQUAD, "May\n")):
+        trained = get_task(task).asked.trained
+        assert trained is not None
+        assert trained(row) == taught, "so that the model learns to end its answer"
+    assert get_task("copa").asked.solved({**GOLDEN["copa"][0], "label": 1}) == "I fell because I slept."
 
 
 # ------------------------------------------------------------------------------------- rows
@@ -104,6 +106,15 @@ def test_rows_without_classes_load(task: str, row: dict[str, Any], tmp_path: Pat
     (loaded,) = load_rows(get_task(task), "validation", source=write_rows(tmp_path, task, [row])).to_list()
     assert {name: loaded[name] for name in row} == row
     assert loaded["label"] == (1 if task == "record" else 0)
+
+
+def test_a_title_is_read_where_the_data_has_one(tmp_path: Path) -> None:
+    rows = [{**SQUAD, "title": "Dogs"}, {**SQUAD, "title": None}]
+    loaded = load_rows(get_task("squad"), "train", source=write_rows(tmp_path, "squad", rows)).to_list()
+    assert sorted(row["title"] for row in loaded) == ["", "Dogs"]
+    asked = get_task("squad").asked
+    prompts = sorted(asked.prompt(asked.texts(row)).split("\n")[0] for row in loaded)
+    assert prompts == ["Context: The dog ran in May.", "Title: Dogs"]
 
 
 def test_lists_as_public_releases_and_tables_have_them(tmp_path: Path) -> None:
@@ -162,8 +173,10 @@ def test_too_long_questions_lose_demonstrations_first_and_then_the_text(tokenize
     shots = ["Context: one", "Context: two"]
     whole = question(tokenizer, 10_000, demonstrations=shots)
 
+    squad = get_task("squad").asked
+
     def ids(shots: list[str]) -> list[int]:
-        return tokenizer("\n\n".join([*shots, get_task("squad").asked.prompt(SQUAD)]))["input_ids"]
+        return tokenizer("\n\n".join([*shots, squad.prompt(squad.texts(SQUAD))]))["input_ids"]
 
     assert whole.prompt == ids(shots)
     two = question(tokenizer, len(whole.prompt) - 1, demonstrations=shots)
@@ -433,44 +446,6 @@ def test_a_run_on_questions_is_replayed_bit_for_bit(capsys: Any, workshop: Any) 
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert load_tokenizer(str(run / "last")).pad_token is not None
-
-
-@pytest.mark.usefixtures("workshop")
-@pytest.mark.parametrize("source", ["folder", "embedded", "own"])
-def test_so_many_examples_of_each_class(source, capsys, monkeypatch) -> None:
-    """--shots: of each class the first ones in the order of the seed."""
-    taken = []
-    real = training.rows_digest
-
-    def seen(*sets: Any) -> str:
-        taken.append(sets[0])
-        return real(*sets)
-
-    monkeypatch.setattr(training, "rows_digest", seen)
-    words = {
-        "folder": [],
-        "embedded": ["--model_name", "embedded"],
-        "own": ["--train_file", "../data/train.csv", "--template", "{sentence} It was {label}", "--options", "0,1"],
-    }[source]
-    if source != "folder":
-        without = tuple(word for word in command_runs.TINY if word not in ("--data_dir", "../data"))
-        monkeypatch.setattr("command_runs.TINY", without)
-    for seed in (13, 13, 21):
-        train(capsys, *words, "--shots", "3", "--batchsize", "3", "--algorithm", "ZO", "--init_seed", str(seed))
-    labels = [sorted(rows["labels"]) for rows in taken]
-    assert labels == [[0, 0, 0, 1, 1, 1]] * 3
-    ids = [rows["prompt" if source == "own" else "input_ids"] for rows in taken]
-    assert list(ids[0]) == list(ids[1]) != list(ids[2])
-
-
-@pytest.mark.usefixtures("workshop")
-def test_too_few_examples_of_a_class(capsys) -> None:
-    _, said = train(capsys, "--shots", "13", code=2)
-    assert "There are 12 training rows of the class negative, not 13; give fewer --shots or more data." in said
-    _, said = train(capsys, "--shots", "0", code=2)
-    assert "--shots must be at least 1, not 0." in said
-    _, said = train(capsys, "--shots", "2", "--task", "squad", code=2)
-    assert "there are no classes here; give --samplesize." in said
 
 
 @pytest.mark.usefixtures("workshop")

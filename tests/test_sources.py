@@ -382,7 +382,7 @@ def test_what_the_model_cannot_read_is_cut_with_a_warning(caplog: pytest.LogCapt
     assert caplog.messages == ["The model reads at most 64 tokens; --max_seq_length 128 is lowered to it."]
 
 
-@pytest.mark.parametrize("name", ["sst2", "rte", "copa", "wsc"])
+@pytest.mark.parametrize("name", ["sst2", "rte", "copa", "wsc", "mnli", "trec"])
 @pytest.mark.parametrize("style", ["mask", "last"])
 def test_a_prompt_loses_words_of_its_texts_only(name: str, style: str) -> None:
     task = TASKS[name]

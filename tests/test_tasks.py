@@ -14,6 +14,27 @@ from zotune.tasks.metrics import METRICS, accuracy, macro_f1, matthews
 from zotune.tasks.sources import load_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# Tasks whose texts have changed since the first version.
+VERSIONS = dict.fromkeys(
+    (
+        "sst2",
+        "rte",
+        "cb",
+        "boolq",
+        "wsc",
+        "wic",
+        "multirc",
+        "copa",
+        "record",
+        "squad",
+        "drop",
+        "mnli",
+        "snli",
+        "sst5",
+        "trec",
+    ),
+    2,
+)
 NAMES = (
     "mnli", "qnli", "sst2", "cola", "rte", "boolq", "wic", "cb", "wsc", "copa",
     "multirc", "snli", "sst5", "trec", "mrpc",
@@ -31,38 +52,39 @@ GOLDEN = {
         ("Who ran?", "The dog ran."),
         "The dog ran.\nDoes this answer the question: Who ran? Yes or No?\nAnswer: ",
     ),
-    "sst2": ({"sentence": "a fine film"}, ("a fine film", None), "a fine film It was "),
+    "sst2": ({"sentence": "a fine film "}, ("a fine film ", None), "a fine film It was "),
     "cola": ({"sentence": "He go."}, ("He go.", None), "He go. This sentence is "),
     "rte": (
         {"premise": "It rains.", "hypothesis": "It is wet."},
         ("It rains.", "It is wet."),
-        'It rains.\nDoes this mean that "It is wet." is true? Yes or No?\nAnswer: ',
+        'It rains.\nDoes this mean that "It is wet." is true? Yes or No?\n',
     ),
     "boolq": (
         {"question": "is ice cold", "passage": "Ice is cold."},
         ("is ice cold", "Ice is cold."),
-        "Ice is cold.\nQuestion: is ice cold? Yes or No?\nAnswer: ",
+        "Ice is cold. Is ice cold?\n",
     ),
     "wic": (
         {"word": "bank", "sentence1": "The river bank.", "sentence2": "A bank lends."},
         ("bank: The river bank.", "A bank lends."),
-        'The river bank.\nA bank lends.\nDoes "bank" mean the same in both? Yes or No?\nAnswer: ',
+        'Does the word "bank" have the same meaning in these two sentences? Yes, No?\nThe river bank.\nA bank lends.\n',
     ),
     "cb": (
         {"premise": "She said so.", "hypothesis": "it is so"},
         ("She said so.", "it is so"),
-        'She said so.\nCan we infer that "it is so"? Yes, No or Maybe?\nAnswer: ',
+        'Suppose She said so. Can we infer that "it is so"? Yes, No, or Maybe?\n',
     ),
     "wsc": (
         {
-            "text": "Mark told Pete, and Pete helped him.",
+            "text": "Mark told Pete: 'He helped you.'",
             "span1_text": "Mark",
             "span1_index": 0,
-            "span2_text": "him",
-            "span2_index": 6,
+            "span2_text": "He",
+            "span2_index": 3,
         },
-        ("*Mark* told Pete, and Pete helped _him_.", '"him" refers to "Mark"'),
-        '*Mark* told Pete, and Pete helped _him_.\nDoes "him" refer to "Mark"? Yes or No?\nAnswer: ',
+        ("*Mark* told Pete: '_He_ helped you.'", '"He" refers to "Mark"'),
+        "Mark told Pete: 'He helped you.'\n"
+        'In the previous sentence, does the pronoun "he" refer to Mark? Yes or No?\n',
     ),
     "copa": (
         {"premise": "I fell.", "choice1": "It was icy.", "choice2": "I slept.", "question": "cause"},
@@ -72,7 +94,7 @@ GOLDEN = {
     "multirc": (
         {"paragraph": "Tom ate.", "question": "Who ate?", "answer": "Tom"},
         ("Who ate? Tom", "Tom ate."),
-        'Tom ate.\nQuestion: Who ate?\nIs "Tom" a right answer? Yes or No?\nAnswer: ',
+        'Tom ate.\nQuestion: Who ate?\nI found this answer "Tom". Is that correct? Yes or No?\n',
     ),
     "snli": (
         {"premise": "A dog runs.", "hypothesis": "An animal moves."},
@@ -86,6 +108,17 @@ GOLDEN = {
         ("A ran.", "It was A who ran."),
         "A ran.\nIt was A who ran.\nDo both sentences mean the same? Yes or No?\nAnswer: ",
     ),
+}
+
+# The same rows as masked models read them (before and after the mask), and the label words; the others have the same
+# template as causal models.
+MASKED = {
+    "mnli": ("A dog runs? ", ", an animal moves.", ("Yes", "Maybe", "No")),
+    "snli": ("A dog runs? ", ", an animal moves.", ("Yes", "Maybe", "No")),
+    "rte": ("It rains? ", ", it is wet.", ("Yes", "No")),
+    "sst2": ("a fine film It was ", ".", ("terrible", "great")),
+    "sst5": ("a fine film It was ", ".", ("terrible", "bad", "okay", "good", "great")),
+    "trec": ("", ": Who ran?", ("Expression", "Entity", "Description", "Human", "Location", "Number")),
 }
 
 LABELS = {
@@ -148,9 +181,25 @@ def test_the_table_holds_the_tasks() -> None:
 def test_golden_texts_and_prompts(name: str) -> None:
     row, texts, prompt = GOLDEN[name]
     task = get_task(name)
-    assert task.version == 1
+    assert task.version == VERSIONS.get(name, 1)
     assert task.texts(row) == texts
     assert task.prompt(task.fields(row))[0] == prompt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_prompts_of_masked_models(name: str) -> None:
+    row, _, prompt = GOLDEN[name]
+    task = get_task(name)
+    before, after, words = MASKED.get(name, (prompt, task.prompt(task.fields(row))[1], task.words))
+    assert task.prompt(task.fields(row, "mask"), "mask") == (before, after)
+    assert task.label_words("mask") == words
+
+
+def test_a_premise_loses_one_mark_at_most() -> None:
+    task = get_task("snli")
+    for premise, opened in (("A dog", "A dog"), ("Ran?! ", "Ran?"), ("?", "?")):
+        row = {"premise": premise, "hypothesis": "I ran."}
+        assert task.prompt(task.fields(row, "mask"), "mask") == (f"{opened}? ", ", i ran.")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -218,6 +267,12 @@ def test_a_template_with_text_of_the_row_after_the_label_is_refused() -> None:
     for template in ("{label} {sentence}", "{sentence}", "{sentense} {label}", "{label} {label}"):
         with pytest.raises(AssertionError):
             replace(get_task("sst2"), template=template)
+    assert replace(get_task("sst2"), masked="{label} {sentence}").prompt({"sentence": "a"}, "mask") == ("", " a")
+    for masked in ("{sentence}", "{sentense} {label}", "{label} {label}"):
+        with pytest.raises(AssertionError):
+            replace(get_task("sst2"), masked=masked)
+    with pytest.raises(AssertionError):
+        replace(get_task("sst2"), masked_words=("good",))
 
 
 def test_braces_in_a_text_are_only_text() -> None:

@@ -77,9 +77,15 @@ class TrainConfig:
     samplesize: Annotated[int, Flag("data", "training examples, drawn from the training split")] = 512
     shots: Annotated[
         int | None,
-        Flag("data", "training examples of each class, in place of --samplesize", default_text="--samplesize of all"),
+        Flag(
+            "data",
+            "training examples of each class, in place of --samplesize, and as many others for the evaluations",
+            default_text="--samplesize of all",
+        ),
     ] = None
-    samplesize_validation: Annotated[int, Flag("data", "examples of each evaluation")] = 256
+    samplesize_validation: Annotated[
+        int, Flag("data", "examples of each evaluation; with --shots, of the last one")
+    ] = 256
     max_seq_length: Annotated[int, Flag("data", "longest input in tokens; longer ones are cut")] = 128
     soft_prompt: Annotated[
         bool, Flag("data", "ask in words and compare the label words' logits, instead of a new head")

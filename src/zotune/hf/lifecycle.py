@@ -77,6 +77,10 @@ class Lifecycle(Trainer):
                 if hasattr(callback, "close"):
                     callback.close()
 
+    def load_weights(self, folder: Path) -> None:
+        """Give the model the weights that `save_pretrained` has written to a folder; of an adapter, its own."""
+        self._load_from_checkpoint(str(folder))
+
     # Evaluations and the log.
 
     def evaluate(

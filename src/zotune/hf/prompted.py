@@ -18,9 +18,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from zotune.hf.adapters import own_model
-from zotune.tasks.base import Task
+from zotune.tasks.base import PromptStyle, Task
 from zotune.tasks.questions import LABEL_FIELD
-from zotune.tasks.tokens import PromptStyle
 
 _WITHOUT = "leave --soft_prompt out to add a new head instead"
 
@@ -30,8 +29,8 @@ logger = logging.getLogger(__name__)
 class LabelWords:
     """Mixin in front of a language model: `forward` returns one logit per label, shape (rows, labels).
 
-    The logits are those of the label words at the last mask token (masked models; a template has only fixed text
-    after it, so a mask token inside a row's text is never taken) or after the last token (causal models, right
+    The logits are those of the label words at the last mask token (masked models; what follows it in a template has no
+    other one, so a mask token inside a row's text is never taken) or after the last token (causal models, right
     padding).
     """
 
@@ -113,7 +112,7 @@ def add_label_words(
     model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, style: PromptStyle
 ) -> PreTrainedModel:
     """Make the language model answer with the task's label words, in place; `ValueError` from `label_word_ids`."""
-    ids = torch.tensor(label_word_ids(task, tokenizer), device=model.device)
+    ids = torch.tensor(label_word_ids(task, tokenizer, style), device=model.device)
     model.__class__ = _prompted_class(type(model))  # type: ignore[arg-type]
     model.register_buffer("label_word_ids", ids, persistent=False)
     assert isinstance(model, LabelWords)
@@ -124,17 +123,23 @@ def add_label_words(
     return model
 
 
-def label_word_ids(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def label_word_ids(task: Task, tokenizer: PreTrainedTokenizerBase, style: PromptStyle = "last") -> list[int]:
     """The token of each label word as it continues the template (with the space in front where there is one).
+
+    Masked models have learned whole words at their mask, so there a word at the beginning or after a line break is
+    taken as one after a space.
 
     Raises:
         ValueError: two words that begin with the same token, or a word the tokenizer does not know.
     """
-    literal = next(text for text, name in task.pieces() if name == LABEL_FIELD)
+    literal = next(text for text, name in task.pieces(style) if name == LABEL_FIELD)
+    if style == "mask" and not literal[-1:].strip():
+        literal = literal.rstrip() + " "
     context = literal.rstrip(" ")
     before = tokenizer(context, add_special_tokens=False)["input_ids"]
     ids: list[int] = []
-    for word in task.words:
+    words = task.label_words(style)
+    for word in words:
         whole = tokenizer(context + literal[len(context) :] + word, add_special_tokens=False)["input_ids"]
         common = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
         own = whole[common:]
@@ -144,7 +149,7 @@ def label_word_ids(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[int]:
             first = tokenizer.convert_ids_to_tokens(own[0])
             logger.warning("The label word %r is %d tokens; its first one, %r, stands for it.", word, len(own), first)
         if own[0] in ids:
-            other = task.words[ids.index(own[0])]
+            other = words[ids.index(own[0])]
             raise ValueError(
                 f"The label words {other!r} and {word!r} of task {task.name} begin with the same token; {_WITHOUT}."
             )

@@ -62,6 +62,8 @@ def training_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
+        # The run has set what the library may say; on other ranks the library would set it back to warnings.
+        log_level_replica="passive",
         disable_tqdm=True,
         seed=seed,
         use_cpu=machine.device.type == "cpu",

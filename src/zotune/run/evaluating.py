@@ -21,9 +21,10 @@ from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
 from zotune.run.base import DTYPES
 from zotune.run.machine import choose_machine
-from zotune.run.parts import both_splits, sentences
+from zotune.run.parts import sentences
 from zotune.run.seeds import derive_seed
 from zotune.run.speech import quiet_libraries
+from zotune.run.splits import read_splits
 from zotune.tasks import Task
 from zotune.tasks.asking import Asked, ask
 from zotune.tasks.demonstrations import demonstrations
@@ -97,9 +98,9 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
         seed = derive_seed(config.init_seed, 0, "rows")
         pool = config.demonstrations * (_POOL if task.labels else 1)
         training = dataclasses.replace(training, samplesize=max(1, pool))
-        taught, asked = both_splits(training, task, tokenizer, seed=seed, training=pool > 0)
-        rows = asked.to_list()
-        solved = demonstrations(task, taught.to_list(), config.demonstrations)
+        splits = read_splits(training, task, tokenizer, seed=seed, training=pool > 0)
+        rows = splits.validation.to_list()
+        solved = demonstrations(task, splits.train.to_list(), config.demonstrations)
         model = load_language_model(
             config.model_name,
             tokenizer=tokenizer,

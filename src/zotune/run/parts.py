@@ -12,14 +12,13 @@ import datasets
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from zotune.config import EMBEDDED, ConfigError, TrainConfig
+from zotune.config import ConfigError, TrainConfig
 from zotune.hf.models import load_tokenizer, prompt_style
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
-from zotune.tasks import Task, compute_metrics
-from zotune.tasks.demonstrations import of_each_class
-from zotune.tasks.sources import load_rows
+from zotune.run.splits import read_splits
+from zotune.tasks import compute_metrics
 from zotune.tasks.tokens import tokenise
 
 Metrics = Callable[[Any], dict[str, float]]
@@ -33,21 +32,31 @@ class Parts:
         tokenizer: of the model.
         model: reads what ``collator`` makes.
         train: rows as token ids.
-        validation: the same.
+        validation: the same, of the rows of every evaluation.
+        test: the same, of rows that are scored once, in the end; None where there are none.
         objective: what is trained.
         collator: of both sets of rows, but for those that are trained on where ``train_collator`` is given.
         train_collator: see `collator`.
         metrics: of an evaluation.
+        test_metrics: of the test rows, where they are not ``metrics``.
     """
 
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
     train: datasets.Dataset
     validation: datasets.Dataset
+    test: datasets.Dataset | None = None
     objective: Objective
     collator: Callable[[list[Any]], dict[str, Any]]
     train_collator: Callable[[list[Any]], dict[str, Any]] | None = None
     metrics: Metrics
+    test_metrics: Metrics | None = None
+
+    @property
+    def rows(self) -> tuple[datasets.Dataset, ...]:
+        """All sets of rows."""
+        every = (self.train, self.validation, self.test)
+        return tuple(rows for rows in every if rows is not None)
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -70,7 +79,7 @@ def load_parts(
         )
         # First, because a misspelt name of a model should not wait for the data.
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
-        train, validation = both_splits(config, task, tokenizer, seed=row_seed)
+        splits = read_splits(config, task, tokenizer, seed=row_seed)
         question = objective.form == "question"
         model = base_model(
             BaseFacts.of(config, dtype=dtype, head_seed=head_seed, question=question),
@@ -82,45 +91,24 @@ def load_parts(
             return Parts(
                 tokenizer=tokenizer,
                 objective=objective,
-                **question_parts(config, task, objective, model, tokenizer, train.to_list(), validation.to_list()),
+                **question_parts(config, task, objective, model, tokenizer, splits),
             )
         prompt = prompt_style(model)
-        tokens = [
-            tokenise(split, task, tokenizer, config.max_seq_length, prompt=prompt) for split in (train, validation)
-        ]
+        read = functools.partial(
+            tokenise, task=task, tokenizer=tokenizer, max_seq_length=config.max_seq_length, prompt=prompt
+        )
+        train, validation = read(splits.train), read(splits.validation)
+        test = None if splits.test is None else read(splits.test)
     return Parts(
         tokenizer=tokenizer,
         model=model,
-        train=tokens[0],
-        validation=tokens[1],
+        train=train,
+        validation=validation,
+        test=test,
         objective=objective,
         collator=DataCollatorWithPadding(tokenizer),
         metrics=compute_metrics(task),
     )
-
-
-def both_splits(
-    config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seed: int, training: bool = True
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and validation rows; of the former none without ``training``.
-
-    Raises:
-        ValueError: see `load_rows` and `zotune.tasks.own.OwnData`.
-    """
-    validation = config.samplesize_validation
-    if config.own is None:
-        rows = functools.partial(load_rows, task, source=config.source, seed=seed)
-    else:
-        rows = functools.partial(config.own.rows, held_back=validation, seed=seed, tokenizer=tokenizer)
-    held = rows("validation", limit=validation)
-    if not training:
-        return held.select([]), held
-    if config.shots is None:
-        return rows("train", limit=config.samplesize), held
-    # Generated rows have as many of each class as can be; of others all are looked at.
-    wanted = config.shots * len(task.labels)
-    every = rows("train", limit=wanted if config.source == EMBEDDED else None)
-    return every.select(of_each_class(task, every["label"], config.shots)), held
 
 
 def rows_digest(*sets: datasets.Dataset) -> str:

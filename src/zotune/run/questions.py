@@ -14,6 +14,7 @@ from zotune.hf.answering import written_answers
 from zotune.hf.options import OptionCollator, add_option_scores
 from zotune.hf.writing import WritingCollator
 from zotune.run.objectives import Objective
+from zotune.run.splits import Splits
 from zotune.tasks import Task, compute_metrics
 from zotune.tasks.asking import Asked, as_columns, ask
 from zotune.tasks.metrics import score
@@ -26,33 +27,39 @@ def question_parts(
     objective: Objective,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Row],
-    validation: Sequence[Row],
+    splits: Splits,
 ) -> dict[str, Any]:
     """Model, data, collators and metrics of `zotune.run.parts.Parts`."""
     per_token = objective.right_alone or task.writes or task.asked.per_token
     model = add_option_scores(model, per_token=per_token)
     length = min(config.max_seq_length, tokenizer.model_max_length)
     pad = int(tokenizer.pad_token_id)
-    taught, asked = (_asked(rows, task, tokenizer, length, config) for rows in (train, validation))
-    labels = [row["label"] for row in train], [row["label"] for row in validation]
-    width = max(len(question.options) for question in asked)
+    train, validation = splits.train.to_list(), splits.validation.to_list()
+    test = [] if splits.test is None else splits.test.to_list()
+    taught, asked, tested = (_asked(rows, task, tokenizer, length, config) for rows in (train, validation, test))
+    labels, held, last = ([row["label"] for row in rows] for rows in (train, validation, test))
+    width = max(len(question.options) for question in (*asked, *tested))
     if objective.right_alone:
-        rows, collator = as_columns(taught, labels[0], right_alone=True), OptionCollator(pad, 1)
+        rows, collator = as_columns(taught, labels, right_alone=True), OptionCollator(pad, 1)
     else:
-        rows = as_columns(taught, labels[0])
+        rows = as_columns(taught, labels)
         collator = OptionCollator(pad, max(len(question.options) for question in taught))
     written = objective.written is not None
     if written:
         rows = {"prompt": [q.prompt for q in taught], "gold": [list(task.asked.gold(row)) for row in train]}
-    metrics = _metrics(config, task, objective, model, tokenizer, validation, asked)
+    metrics, of_test = (
+        _metrics(config, task, objective, model, tokenizer, rows, questions)
+        for rows, questions in ((validation, asked), (test, tested))
+    )
     return {
         "model": model,
         "train": datasets.Dataset.from_dict(rows),
-        "validation": datasets.Dataset.from_dict(as_columns(asked, labels[1])),
+        "validation": datasets.Dataset.from_dict(as_columns(asked, held)),
+        "test": datasets.Dataset.from_dict(as_columns(tested, last)) if test else None,
         "collator": OptionCollator(pad, width),
         "train_collator": WritingCollator(pad) if written else collator,
         "metrics": metrics,
+        "test_metrics": of_test if test else None,
     }
 
 

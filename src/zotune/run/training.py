@@ -34,6 +34,7 @@ from zotune.run.rates import measured_rate
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
+from zotune.run.testing import score_test
 from zotune.run.trainers import make_trainer
 from zotune.run.warm import warm_up
 from zotune.trajectory import TrajectoryError, read
@@ -41,6 +42,8 @@ from zotune.trajectory import TrajectoryError, read
 logger = logging.getLogger("zotune")
 
 ERROR_LOG: Final = "error.log"
+BEST: Final = "best"
+"""Folder of the best model."""
 DATA: Final = "data_digest"
 """Key in config.json of the digest of all rows."""
 
@@ -73,6 +76,7 @@ class TrainingRun:
         self.folder: Path | None = None
         self.first = True
         self.stop = StopKeeper()
+        self._test: dict[str, dict[str, Any] | None] = {}  # in summary.json, of runs that keep rows for the end
         self._console = console
         self._more_callbacks = callbacks
         self._pictures = pictures
@@ -95,6 +99,7 @@ class TrainingRun:
             parts = self._load(machine)
             self._check_steps(parts)
             self._check_same(parts)
+            self._test = {} if parts.test is None else {"test": None}
             checkpoint = self._open_folder(machine)
             self._measure_rate(machine, parts)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
@@ -108,6 +113,7 @@ class TrainingRun:
             if self.stop.requested is not None:
                 self.stop.leave(self.stop.requested)
             self._keep_last(parts)
+            self._score_test(trainer, parts)
             self.finish("finished")
         assert self.folder is not None
         return self.folder
@@ -129,7 +135,7 @@ class TrainingRun:
         with undisturbed():
             with self._optional("summary.json"):
                 summary = build_summary(self.folder)
-                write_json(self.folder / "summary.json", {"status": status, **summary})
+                write_json(self.folder / "summary.json", {"status": status, **summary, **self._test})
                 self._say_outcome(summary)
             if self._pictures:
                 with self._optional("curves.png"):
@@ -223,7 +229,7 @@ class TrainingRun:
         run = self.config.resume
         if run is None:
             return
-        if read_facts(run).get(DATA) != rows_digest(parts.train, parts.validation):
+        if read_facts(run).get(DATA) != rows_digest(*parts.rows):
             raise ConfigError(
                 "The rows are not those that the run began with, because the data, the tokenizer or the adapter has"
                 " changed since; restore them or start a new run."
@@ -244,11 +250,12 @@ class TrainingRun:
                 "trainable_parameters": trainable,
                 "train_examples": rows,
                 "validation_examples": len(parts.validation),
+                **({} if parts.test is None else {"test_examples": len(parts.test)}),
                 "steps_per_epoch": steps_per_epoch(config, rows),
                 "processes": machine.processes,
                 "device_used": str(machine.device),
                 **self._measured,
-                DATA: rows_digest(parts.train, parts.validation),
+                DATA: rows_digest(*parts.rows),
             }
             write_config(self.folder, config, facts)
         return make_trainer(
@@ -297,7 +304,7 @@ class TrainingRun:
         if self.config.early_stopping:
             callbacks.append(transformers.EarlyStoppingCallback(self.config.patience))
         if self.config.save_ckpt:
-            callbacks.append(BestModel(self.folder / "best", parts.tokenizer))
+            callbacks.append(BestModel(self.folder / BEST, parts.tokenizer))
         self.stop.save = self.config.save_ckpt
         return [*callbacks, *self._more_callbacks, self.stop]
 
@@ -308,6 +315,16 @@ class TrainingRun:
             if self.config.merge:
                 whole = merged(parts.model)
                 save_model(whole, parts.tokenizer, self.folder / "merged")
+
+    def _score_test(self, trainer: ZOTrainer, parts: Parts) -> None:
+        """Score the rows that were kept for the end, if any."""
+        if parts.test is None:
+            return
+        assert self.folder is not None
+        found = score_test(trainer, parts, self.folder / BEST)
+        self._test = {"test": found}
+        if found["accuracy"] is not None:
+            self.say(f"test accuracy {found['accuracy']:.4f} on {found['examples']} rows, {found['weights']} weights")
 
     def _method_name(self) -> str:
         return "LOZO-M" if self.config.algorithm == "LOZO" and self.config.momentum else self.config.algorithm

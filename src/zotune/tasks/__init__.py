@@ -1,4 +1,9 @@
-"""The tasks by name, one small file each; `docs/add-a-task.md` says how to add one."""
+"""The tasks by name, one small file each; `docs/add-a-task.md` says how to add one.
+
+Causal models are asked as in the papers on MeZO (arXiv 2305.17333, the appendix's tables of prompts) and LOZO, where
+they have the task; where a table leaves something open (capital letters, bullet points), as in the program that was
+released with it.
+"""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from zotune.tasks.questions import LABEL_FIELD, Question, Row
 
 Texts = tuple[str, str | None]
 Split = Literal["train", "validation"]
+PromptStyle: TypeAlias = Literal["mask", "last"]
+"""Where a prompted model is read: at the mask token (masked models) or after the last token (causal models)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,16 @@ class Task:
             the group folder in `DIR/<group>/<task>/<split>.parquet`.
         columns: columns every row must have besides `label`.
         labels: class names; the label of a row is an index into them.  None: the task is a `question` alone.
-        template: prompt of the prompted form: column names, `{text_a}` and `{text_b}` in braces, and `{label}` exactly
-            once, with nothing but fixed text after it (a causal model reads up to there).
+        template: prompt of the prompted form: column names, `{text_a}`, `{text_b}` and names of `further` in braces,
+            and `{label}` exactly once, with nothing but fixed text after it (a causal model reads up to there).
         words: label words, one per label; a space in front of `{label}` in the template belongs to the word.
+        masked: `template` of masked models where it is another one; any text may follow `{label}`.
+        masked_words: `words` of masked models where they are others.
         question: how a causal model is asked; `template` and `words` when left out.
+        further: more texts that the template names, or others in the place of columns: name -> function of the row.
         integers: those of `columns` that hold whole numbers, not text.
         lists: those of `columns` that hold lists of texts.
+        optional: further columns of text, empty where the data has none.
         encode: row to (text_a, text_b); without it the one or two `columns` as they are.
         aliases: other column names found in public releases, each with the name used here.
         train, validation: names of the two splits on the hub.
@@ -47,9 +53,13 @@ class Task:
     labels: tuple[str, ...] = ()
     template: str = ""
     words: tuple[str, ...] = ()
+    masked: str = ""
+    masked_words: tuple[str, ...] = ()
     question: Question | None = None
+    further: Mapping[str, Callable[[Row], str]] = field(default_factory=dict, hash=False)
     integers: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     encode: Callable[[Row], Texts] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
     train: str = "train"
@@ -71,11 +81,19 @@ class Task:
         assert len(self.words) == len(self.labels), f"{self.name}: one label word per label"
         assert self.encode is not None or 1 <= len(self.columns) <= 2, f"{self.name}: three columns need an encode"
         assert self.metrics[0] == "accuracy", f"{self.name}: accuracy is the first metric"
-        names = [name for _, name in self.pieces() if name is not None]
+        assert len(self.masked_words) in (0, len(self.labels)), (
+            f"{self.name}: one label word of masked models per label"
+        )
+        self._check_template("mask")
+        names = self._check_template("last")
         assert names[-1:] == [LABEL_FIELD], f"{self.name}: the template must end with {{label}}, fixed text aside"
-        assert LABEL_FIELD not in names[:-1], f"{self.name}: {{label}} must be in the template once"
-        unknown = set(names) - {*self.columns, "text_a", "text_b", LABEL_FIELD}
-        assert not unknown, f"{self.name}: the template names unknown columns {sorted(unknown)}"
+
+    def _check_template(self, style: PromptStyle) -> list[str]:
+        names = [name for _, name in self.pieces(style) if name is not None]
+        assert names.count(LABEL_FIELD) == 1, f"{self.name}: {{label}} must be in a template once"
+        unknown = set(names) - {*self.columns, *self.further, "text_a", "text_b", LABEL_FIELD}
+        assert not unknown, f"{self.name}: a template names unknown columns {sorted(unknown)}"
+        return names
 
     @property
     def asked(self) -> Question:
@@ -117,21 +135,27 @@ class Task:
         first, *second = self.columns
         return row[first], row[second[0]] if second else None
 
-    def pieces(self) -> Iterator[tuple[str, str | None]]:
-        """The template as (fixed text, name of the field that follows or None)."""
-        for literal, name, _, _ in string.Formatter().parse(self.template):
+    def label_words(self, style: PromptStyle) -> tuple[str, ...]:
+        """The label words for models of this style."""
+        return (style == "mask" and self.masked_words) or self.words
+
+    def pieces(self, style: PromptStyle = "last") -> Iterator[tuple[str, str | None]]:
+        """The template for models of this style as (fixed text, name of the field that follows or None)."""
+        template = (style == "mask" and self.masked) or self.template
+        for literal, name, _, _ in string.Formatter().parse(template):
             yield literal, name
 
-    def fields(self, row: Row) -> dict[str, str]:
+    def fields(self, row: Row, style: PromptStyle = "last") -> dict[str, str]:
         """The texts of the row that the template names."""
         text_a, text_b = self.texts(row)
-        values = {**{column: row[column] for column in self.columns}, "text_a": text_a, "text_b": text_b}
-        return {name: str(values[name]) for _, name in self.pieces() if name not in (None, LABEL_FIELD)}
+        own = {column: row[column] for column in self.columns}
+        values = {**own, "text_a": text_a, "text_b": text_b, **{name: make(row) for name, make in self.further.items()}}
+        return {name: str(values[name]) for _, name in self.pieces(style) if name not in (None, LABEL_FIELD)}
 
-    def prompt(self, fields: Mapping[str, str]) -> tuple[str, str]:
+    def prompt(self, fields: Mapping[str, str], style: PromptStyle = "last") -> tuple[str, str]:
         """The prompt around the label word: (text before it, text after it), the former ending as the template does."""
         before, after, seen = "", "", False
-        for literal, name in self.pieces():
+        for literal, name in self.pieces(style):
             text = literal + ("" if name in (None, LABEL_FIELD) else fields[name])
             before, after = (before, after + text) if seen else (before + text, after)
             seen = seen or name == LABEL_FIELD

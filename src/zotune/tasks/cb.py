@@ -7,7 +7,8 @@ CB = Task(
     hub=("aps/super_glue", "cb"),
     columns=("premise", "hypothesis"),
     labels=("entailment", "contradiction", "neutral"),
-    template='{premise}\nCan we infer that "{hypothesis}"? Yes, No or Maybe?\nAnswer: {label}',
+    template='Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n{label}',
     words=("Yes", "No", "Maybe"),
     metrics=("accuracy", "macro_f1"),
+    version=2,
 )

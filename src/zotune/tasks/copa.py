@@ -19,14 +19,16 @@ def _encode(row: Row) -> Texts:
     return f"{row['choice1']} {joint} {row['premise']}", f"{row['choice2']} {joint} {row['premise']}"
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _continued(choice: str) -> str:
+    """The choice as the rest of a sentence: its first word in small letters, but for "I"."""
+    first, *rest = choice.split(" ")
+    return " ".join([first if first == "I" else first.lower(), *rest])
 
 
 def _stem(row: Row) -> dict[str, str]:
     _encode(row)  # refuses another question
     joint = "because" if row["question"] == "cause" else "so"
-    return {"stem": row["premise"].strip().rstrip("."), "joint": joint}
+    return {"stem": row["premise"].strip().removesuffix("."), "joint": joint}
 
 
 COPA = Task(
@@ -39,10 +41,11 @@ COPA = Task(
     words=("A", "B"),
     question=Question(
         template="{stem} {joint} {label}",
-        options=lambda row: (_lower(row["choice1"]), _lower(row["choice2"])),
+        options=lambda row: (_continued(row["choice1"]), _continued(row["choice2"])),
         fields=_stem,
         cut="stem",
         constant=("joint",),
         per_token=True,
     ),
+    version=2,
 )

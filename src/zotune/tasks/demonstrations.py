@@ -24,25 +24,26 @@ def demonstrations(task: Task, rows: Sequence[Row], count: int) -> list[str]:
     return [task.asked.solved(row) for row in few_shot(task, rows, count)]
 
 
-def of_each_class(task: Task, labels: Sequence[int], count: int) -> list[int]:
-    """Numbers of the first ``count`` rows of each class, in their order.
+def of_each_class(task: Task, labels: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the first ``count`` rows of each class and of the next ``count``, in their order.
 
     Raises:
         ValueError: a class has fewer.
     """
-    left = dict.fromkeys(range(len(task.labels)), count)
-    chosen = []
+    seen = [0] * len(task.labels)
+    taught: list[int] = []
+    held: list[int] = []
     for number, label in enumerate(labels):
-        if left[label]:
-            left[label] -= 1
-            chosen.append(number)
-    for label, missing in left.items():
-        if missing:
+        if seen[label] < 2 * count:
+            (taught if seen[label] < count else held).append(number)
+        seen[label] += 1
+    for name, rows in zip(task.labels, seen, strict=True):
+        if rows < 2 * count:
             raise ValueError(
-                f"There are {count - missing} training rows of the class {task.labels[label]}, not {count}; give fewer"
-                " --shots or more data."
+                f"There are {rows} training rows of the class {name}, not {2 * count}: {count} to train on and {count}"
+                " to choose the model by; give fewer --shots or more data."
             )
-    return chosen
+    return taught, held
 
 
 def few_shot(task: Task, rows: Sequence[Row], count: int) -> list[Row]:

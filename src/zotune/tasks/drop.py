@@ -11,8 +11,11 @@ DROP = Task(
     lists=("answers",),
     question=Question(
         template="Passage: {passage}\nQuestion: {question}\nAnswer: {label}",
+        fields=lambda row: {"question": row["question"].strip()},
         answers=lambda row: row["answers"],
+        trained=lambda row: f"{row['answers'][0]}\n",
         cut="passage",
     ),
     metrics=("accuracy", "f1"),
+    version=2,
 )

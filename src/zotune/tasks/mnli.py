@@ -1,6 +1,7 @@
 """MNLI (Williams et al., 2018): does the premise entail the hypothesis?  Validation is the matched half."""
 
 from zotune.tasks.base import Task
+from zotune.tasks.entailment import FURTHER, MASKED
 
 MNLI = Task(
     name="mnli",
@@ -9,5 +10,8 @@ MNLI = Task(
     columns=("premise", "hypothesis"),
     labels=("entailment", "neutral", "contradiction"),
     template="{premise}\nQuestion: {hypothesis} Yes, Maybe or No?\nAnswer: {label}",
+    masked=MASKED,
+    further=FURTHER,
     words=("Yes", "Maybe", "No"),
+    version=2,
 )

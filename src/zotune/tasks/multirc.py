@@ -14,7 +14,10 @@ MULTIRC = Task(
     columns=("paragraph", "question", "answer"),
     encode=_encode,
     labels=("False", "True"),
-    template='{paragraph}\nQuestion: {question}\nIs "{answer}" a right answer? Yes or No?\nAnswer: {label}',
+    template=(
+        '{paragraph}\nQuestion: {question}\nI found this answer "{answer}". Is that correct? Yes or No?\n{label}'
+    ),
     words=("No", "Yes"),
     metrics=("accuracy", "positive_f1"),
+    version=2,
 )

@@ -1,7 +1,7 @@
 """ReCoRD (Zhang et al., 2018): which entity of a news passage stands at the placeholder of a sentence about it?
 
 Each option is the sentence with an entity in the place of @placeholder; the passage comes first.  Lines of the passage
-that begin with @highlight are its bullet points.
+after @highlight are its bullet points, and the option is one more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _right(row: Row) -> Sequence[int]:
 def _fields(row: Row) -> dict[str, str]:
     if _PLACEHOLDER not in row["query"]:
         raise ValueError(f'the column "query" has no {_PLACEHOLDER}')
-    return {"article": row["passage"].replace("\n@highlight\n", "\n- ")}
+    return {"article": row["passage"].replace("@highlight\n", "- ")}
 
 
 RECORD = Task(
@@ -42,7 +42,7 @@ RECORD = Task(
     columns=("passage", "query", "entities", "answers"),
     lists=("entities", "answers"),
     question=Question(
-        template="{article}\n\n{label}",
+        template="{article}\n- {label}",
         options=_options,
         names=_entities,
         right=_right,
@@ -51,4 +51,5 @@ RECORD = Task(
         per_token=True,
     ),
     metrics=("accuracy", "f1"),
+    version=2,
 )

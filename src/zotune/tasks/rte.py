@@ -4,6 +4,7 @@ Columns of SuperGLUE (premise, hypothesis); those of GLUE (sentence1, sentence2)
 """
 
 from zotune.tasks.base import Task
+from zotune.tasks.entailment import FURTHER, MASKED
 
 RTE = Task(
     name="rte",
@@ -11,6 +12,9 @@ RTE = Task(
     columns=("premise", "hypothesis"),
     aliases={"sentence1": "premise", "sentence2": "hypothesis"},
     labels=("entailment", "not_entailment"),
-    template='{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\nAnswer: {label}',
+    template='{premise}\nDoes this mean that "{hypothesis}" is true? Yes or No?\n{label}',
+    masked=MASKED,
+    further=FURTHER,
     words=("Yes", "No"),
+    version=2,
 )

@@ -1,6 +1,7 @@
 """SNLI (Bowman et al., 2015): does the premise entail the hypothesis?"""
 
 from zotune.tasks.base import Task
+from zotune.tasks.entailment import FURTHER, MASKED
 
 SNLI = Task(
     name="snli",
@@ -8,5 +9,8 @@ SNLI = Task(
     columns=("premise", "hypothesis"),
     labels=("entailment", "neutral", "contradiction"),
     template="{premise}\nQuestion: {hypothesis} Yes, Maybe or No?\nAnswer: {label}",
+    masked=MASKED,
+    further=FURTHER,
     words=("Yes", "Maybe", "No"),
+    version=2,
 )

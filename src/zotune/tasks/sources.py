@@ -1,7 +1,8 @@
 """Rows of a task from the hub, from a folder or from the embedded generator, behind one function.
 
 Whatever the source, the result is a `datasets.Dataset` in memory with the task's text columns under their names in
-`Task.columns` and integer labels, every row checked, in an order that is a pure function of (seed, split).
+`Task.columns` and `Task.optional` and integer labels, every row checked, in an order that is a pure function of (seed,
+split).
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ def _checked(
             if value is None or (isinstance(value, str) and not value.strip()):
                 raise ValueError(f"{at} has no text in the column {found!r}; fill it in or remove the row.")
             clean[column] = _value(task, column, value, at)
+        for column in task.optional:
+            clean[column] = _value(task, column, row.get(column) or "", at)
         if task.labels:
             clean["label"] = to_task[_label(row.get("label"), own, at)]
         try:
@@ -288,7 +291,8 @@ def _label(value: Any, names: tuple[str, ...], at: str) -> int:
 
 def _dataset(task: Task, rows: Sequence[dict[str, Any]]) -> datasets.Dataset:
     text, number = datasets.Value("string"), datasets.Value("int64")
-    kinds: dict[str, Any] = {column: number if column in task.integers else text for column in task.columns}
+    every = (*task.columns, *task.optional)
+    kinds: dict[str, Any] = {column: number if column in task.integers else text for column in every}
     kinds.update((column, datasets.List(text)) for column in task.lists)
     label = datasets.ClassLabel(names=list(task.labels)) if task.labels else number
     features = datasets.Features({**kinds, "label": label})

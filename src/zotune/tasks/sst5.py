@@ -7,6 +7,7 @@ SST5 = Task(
     hub=("SetFit/sst5", "default"),
     columns=("text",),
     labels=("very negative", "negative", "neutral", "positive", "very positive"),
-    template="{text} It was {label}",
+    template="{text} It was {label}.",
     words=("terrible", "bad", "okay", "good", "great"),
+    version=2,
 )

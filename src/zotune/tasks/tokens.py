@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from zotune.tasks.base import Task
-
-PromptStyle: TypeAlias = Literal["mask", "last"]
-"""Where a prompted model is read: at the mask token (masked models) or after the last token (causal models)."""
+from zotune.tasks.base import PromptStyle, Task
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ def tokenise(
     if prompt is None:
         columns = _pairs(listed, task, tokenizer, max_seq_length)
     else:
-        ids = [_prompt_ids(task.fields(row), task, tokenizer, max_seq_length, prompt) for row in listed]
+        ids = [_prompt_ids(task.fields(row, prompt), task, tokenizer, max_seq_length, prompt) for row in listed]
         columns = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
     return datasets.Dataset.from_dict({**columns, "labels": [row["label"] for row in listed]})
 
@@ -84,8 +81,10 @@ def _prompt_ids(
 ) -> list[int]:
     """Ids of the filled template, the longest text losing its last words until they fit."""
     while True:
-        before, after = task.prompt(fields)
+        before, after = task.prompt(fields, style)
         if style == "mask":
+            # The model answers at the last mask token, which must be the template's.
+            after = after.replace(str(tokenizer.mask_token), " ")
             ids = list(tokenizer(f"{before}{tokenizer.mask_token}{after}", verbose=False)["input_ids"])
         else:
             ids = list(tokenizer(before.rstrip(" "), verbose=False)["input_ids"])

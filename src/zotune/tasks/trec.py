@@ -10,4 +10,7 @@ TREC = Task(
     labels=("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"),
     template="{text}\nThis question asks for a {label}",
     words=("expression", "thing", "description", "person", "place", "number"),
+    masked="{label}: {text}",
+    masked_words=("Expression", "Entity", "Description", "Human", "Location", "Number"),
+    version=2,
 )

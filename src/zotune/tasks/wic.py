@@ -18,6 +18,10 @@ WIC = Task(
     columns=("word", "sentence1", "sentence2"),
     encode=_encode,
     labels=("False", "True"),
-    template='{sentence1}\n{sentence2}\nDoes "{word}" mean the same in both? Yes or No?\nAnswer: {label}',
+    template=(
+        'Does the word "{word}" have the same meaning in these two sentences? Yes, No?\n'
+        "{sentence1}\n{sentence2}\n{label}"
+    ),
     words=("No", "Yes"),
+    version=2,
 )

@@ -2,7 +2,8 @@
 
 text_a is the text with the noun as *noun* and the pronoun as _pronoun_, text_b names both ("him" refers to "anyone"),
 so that the question survives when a long text is cut.  Span indices count words between spaces; public releases
-have some that are off by a few words, and then the occurrence nearest to the index is marked.
+have some that are off by a few words, and then the occurrence nearest to the index is marked.  The prompt has the text
+without marks.
 """
 
 from zotune.tasks.base import Task, Texts
@@ -49,6 +50,10 @@ WSC = Task(
     integers=("span1_index", "span2_index"),
     encode=_encode,
     labels=("False", "True"),
-    template='{text_a}\nDoes "{span2_text}" refer to "{span1_text}"? Yes or No?\nAnswer: {label}',
+    template=(
+        '{text}\nIn the previous sentence, does the pronoun "{pronoun}" refer to {span1_text}? Yes or No?\n{label}'
+    ),
+    further={"pronoun": lambda row: row["span2_text"].lower()},
     words=("No", "Yes"),
+    version=2,
 )
