@@ -1,0 +1,300 @@
+"""`zotune compare`: plan, statistics against values worked out by hand, whole comparisons, stops and mistakes."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from command_runs import shelf, workshop
+from scipy import stats
+
+from zotune.cli import main
+from zotune.compare.curves import Curve, Result, read_results
+from zotune.compare.plan import cells_of, slug
+from zotune.compare.running import run_folder, state_of
+from zotune.compare.statistics import band, binned, difference, mean_of, reaching
+from zotune.config import ConfigError, compare_from_text
+from zotune.config.compare import CompareConfig, labelled
+
+__all__ = ["shelf", "workshop"]
+
+SHARED = (
+    *("--model_name", "../model", "--data_dir", "../data", "--samplesize", "24", "--samplesize_validation", "8"),
+    *("--batchsize", "8", "--max_seq_length", "24", "--lr", "1e-3", "--device", "cpu"),
+)
+
+
+def compare(capsys, *words, code=0):
+    ended = main(["compare", *SHARED, *words])
+    out, err = capsys.readouterr()
+    assert ended == code, err
+    assert "Traceback" not in err
+    return out.strip(), err
+
+
+def curve(values, step=None, cost=None, metric="loss"):
+    step = np.arange(len(values), dtype=float) if step is None else np.array(step, dtype=float)
+    cost = 10 * step if cost is None else np.array(cost, dtype=float)
+    return Curve(cost=cost, step=step, seconds=step / 2, values={metric: np.array(values, dtype=float)})
+
+
+def result(label, trial, losses, *, diverged=False):
+    own = curve(losses)
+    return Result(
+        label=label,
+        algorithm="ZO",
+        method="ZO",
+        trial=trial,
+        diverged=diverged,
+        evaluations=own,
+        training=own,
+        memory_mb=1.0,
+        settings={},
+        command=[],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- settings
+
+
+def test_methods_with_flags_of_their_own():
+    entries = labelled("ZO, LOZO --rank 4 --lr=1e-4,LOZO-M, LOZO --rank 1", {"ZO": {"lr": "0.5"}})
+    assert [(e.label, e.algorithm, e.given) for e in entries] == [
+        ("ZO", "ZO", {"lr": "0.5"}),
+        ("LOZO --rank 4 --lr 1e-4", "LOZO", {"rank": "4", "lr": "1e-4"}),
+        ("LOZO-M", "LOZO", {"momentum": "0.9"}),
+        ("LOZO --rank 1", "LOZO", {"rank": "1"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--algorithms", "ZO,LOREM"], "There is no method 'LOREM'; did you mean LOREN?"),
+        (["--algorithms", "ZO,ZO"], "--algorithms names ZO twice"),
+        (["--algorithms", " , "], "--algorithms names no method"),
+        (["--algorithms", "ZO --rnk 2"], "There is no flag --rnk for ZO; did you mean --rank?"),
+        (["--algorithms", "ZO --lr"], "--lr of ZO in --algorithms needs a value."),
+        (["--algorithms", "ZO --samplesize 3"], "--samplesize is the same for all methods"),
+        (["--algorithms", "ZO --trial 3"], "--trial is the same for all methods"),
+        (["--algorithms", "ZO 'x"], "quotation mark"),
+        (["--trials", "0"], "--trials must be from 1"),
+        (["--jobs", "1000"], "--jobs must be from 1 to 256"),
+        (["--budget_queries", "many"], "--budget_queries takes a whole number"),
+        (["--target", "speed=3"], "--target is accuracy=VALUE or loss=VALUE, not 'speed=3'."),
+        (["--target", "loss=low"], "--target is accuracy=VALUE or loss=VALUE"),
+        (["--reference", "LORN"], "--reference LORN is none of the methods ZO, LOZO, LOREN; did you mean LOREN?"),
+        (["--settings", "nowhere.json"], "--settings nowhere.json cannot be read"),
+        (["--epochs", "3"], "There is no flag --epochs"),
+        (["--algorithms", "ZO,LOREN --num_queries 1"], "LOREN: --num_queries with LOREN must be at least 2"),
+        (["--task", "boolk"], "Did you mean 'boolq'?"),
+        (["--budget_queries", "7"], "ZO, trial 0: --budget_queries 7 is less than the 16 forward passes"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_nothing_is_begun(workshop, capsys, words, sentence):
+    out, err = compare(capsys, *words, "--out", "out", code=2)
+    assert sentence in err
+    assert out == ""
+    assert not list(workshop.glob("out/**/metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "not of the form"),
+        ('{"ZO": 1}', "not of the form"),
+        ('{"ZOO": {}}', "There is no method 'ZOO'; did you mean"),
+        ('{"ZO": {"lrr": 1}}', "did you mean --lr?"),
+        ('{"ZO": {"lr": [1]}}', "is no value"),
+    ],
+)
+def test_files_of_settings_that_cannot_be_used(workshop, capsys, content, sentence):
+    (workshop / "best.json").write_text(content)
+    _, err = compare(capsys, "--settings", "best.json", code=2)
+    assert sentence in err
+
+
+def test_every_trial_of_every_method_has_the_same_data_and_budget(tmp_path):
+    config, shared = compare_from_text(
+        {"algorithms": "ZO,FOAdam", "trials": "3", "budget_queries": "999", "task": "cb"}
+    )
+    cells = cells_of(config, shared, tmp_path)
+    assert [(c.entry.label, c.trial) for c in cells] == [(m, t) for t in range(3) for m in ("ZO", "FOAdam")]
+    fixed = {
+        name: {c.config.__dict__[name] for c in cells} for name in ("task", "budget_queries", "init_seed", "samplesize")
+    }
+    assert fixed == {"task": {"cb"}, "budget_queries": {999}, "init_seed": {42}, "samplesize": {512}}
+
+
+def test_labels_have_folders_of_their_own():
+    labels = ["LOZO", "LOZO --rank 4", "LOZO --rank  4", "LOZO-M", "lozo --rank 4" * 9]
+    names = [slug(label) for label in labels]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.-]{1,60}", name) for name in names)
+
+
+# -------------------------------------------------------------------------------------------------- statistics
+
+
+def test_paired_differences_have_the_interval_of_a_paired_t_test():
+    rng = np.random.Generator(np.random.PCG64(1))
+    ours, theirs = rng.normal(size=(2, 6))
+    found = difference(
+        [result("a", t, [9, x]) for t, x in enumerate(ours)],
+        [result("b", t, [9, x]) for t, x in reversed(list(enumerate(theirs)))],
+        "loss",
+    )
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.mean == pytest.approx(np.mean(ours - theirs))
+    assert found.clear == (low > 0 or high < 0)
+
+
+def test_runs_that_diverged_count_as_no_number():
+    runs = [result("a", 0, [1.0, 0.5]), result("a", 1, [1.0, 0.1], diverged=True), result("a", 2, [1.0, 0.7])]
+    assert mean_of([run.final("loss") for run in runs]).count == 2
+    assert difference(runs, [result("b", t, [1.0, 0.4]) for t in range(3)], "loss").count == 2
+    assert difference(runs[1:2], runs[1:2], "loss").count == 0
+    assert not difference(runs[:1], [result("b", 0, [1.0, 0.4])], "loss").clear
+
+
+def test_a_target_is_reached_at_the_first_good_evaluation_after_a_step():
+    runs = [result("a", 0, [0.1, 0.9, 0.5, 0.4]), result("a", 1, [2, 0.9, 0.8, 0.4]), result("a", 2, [2, 2, 2, 2])]
+    found = reaching(runs, "loss", 0.5)
+    assert (found.cost, found.seconds, found.reached, found.runs) == (25.0, 1.25, 2, 3)
+    accurate = Result(**{**runs[0].__dict__, "evaluations": curve([0.9, 0.2, 0.8], metric="accuracy")})
+    assert reaching([accurate], "accuracy", 0.8).cost == 20.0
+    assert reaching([accurate], "accuracy", float("nan")).reached == 0
+
+
+def test_bands_and_bins():
+    found = band([curve([1, 2, 3]), curve([3, 4, 5])], "loss", "cost")
+    assert found.x.tolist() == [0, 10, 20]
+    assert found.mean.tolist() == [2, 3, 4]
+    assert found.deviation == pytest.approx([2**0.5] * 3)
+    assert band([curve([1, 2])], "accuracy", "cost") is None
+    means = binned(curve([1, 3, 5, 7, 9], step=[1, 2, 3, 4, 5]), 2, 50)
+    assert means.values["loss"].tolist() == [2, 7]
+    assert means.cost.tolist() == [15, 40]
+
+
+# ------------------------------------------------------------------------------------------------- whole ones
+
+
+def test_a_comparison_is_one_report_and_the_same_command_completes_it(workshop, capsys):
+    words = ("--algorithms", "ZO,FOSGD,LOZO --rank 1", "--trials", "2", "--budget_queries", "128", "--evaluations", "2")
+    out, err = compare(capsys, *words, "--out", "out")
+    page = workshop / "out" / "report.html"
+    assert out == "out/report.html"
+    assert err.count("accuracy") == 6
+    with (workshop / "out" / "runs.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert {(row["method"], row["trial"]) for row in rows} == {(m, t) for m in ("ZO", "FOSGD", "LOZO") for t in "01"}
+    assert all(96 < float(row["forward_passes"]) <= 128 for row in rows)
+    text = page.read_text()
+    assert not re.search(r"(src|href|srcset)=[\"'](?!data:)", text)  # self-contained
+    assert text.count("<picture>") == 3
+    assert "FOSGD" in text
+    assert (workshop / "out" / "report.md").read_text().count("figures/") == 3
+    pictures = {path.name for path in (workshop / "out" / "figures").iterdir()}
+    assert {
+        f"{n}{d}.{k}"
+        for n in ("accuracy", "training-loss", "validation-loss")
+        for d in ("", "-dark")
+        for k in ("png", "svg")
+    } == pictures
+    before = {
+        path: path.read_bytes() for path in (workshop / "out").rglob("*") if path.suffix in (".csv", ".svg", ".html")
+    }
+    _, err = compare(capsys, *words, "--out", "out")
+    assert "6 of 6 runs are there already." in err
+    assert before == {path: path.read_bytes() for path in before}  # drawn again, bit for bit
+
+    _, err = compare(capsys, *words, "--lr", "1e-4", "--out", "out", code=2)
+    assert "holds a run with other settings (1e-3 there, 1e-4 now)" in err
+    more = (*words[:3], "3", *words[4:])
+    _, err = compare(capsys, *more, "--out", "out")
+    assert "6 of 9 runs are there already." in err
+
+
+def test_the_curves_are_those_of_the_rows(workshop, capsys):
+    compare(capsys, "--algorithms", "ZOSVRG,FOAdam", "--trials", "1", "--budget_queries", "500", "--out", "out")
+    config, shared = compare_from_text(
+        {"algorithms": "ZOSVRG,FOAdam", "trials": "1", "budget_queries": "500"}
+        | {word.removeprefix("--"): value for word, value in zip(SHARED[::2], SHARED[1::2], strict=True)}
+    )
+    zeroth, first = read_results(cells_of(config, shared, workshop / "out"))
+    summary = json.loads((run_folder(workshop / "out/runs/ZOSVRG/trial-0") / "summary.json").read_text())
+    assert zeroth.training.cost[-1] == summary["forwards"]
+    assert zeroth.final("loss") == summary["final"]["loss"]
+    assert first.training.cost.tolist()[:2] == [24.0, 48.0]  # a backward pass counts two
+    assert (np.diff(zeroth.training.seconds) >= 0).all()
+    assert zeroth.training.seconds[-1] < summary["seconds"]  # without the evaluations
+
+
+def test_a_run_that_diverges_is_told(workshop, capsys):
+    _, err = compare(
+        capsys, "--algorithms", "ZO,FOSGD --lr 1e30", "--trials", "1", "--budget_queries", "256", "--out", "out"
+    )
+    assert "FOSGD, trial 0: the loss became infinite or NaN in step" in err
+    text = (workshop / "out" / "report.md").read_text()
+    assert "the loss of FOSGD became infinite or NaN" in text
+    assert "1, 1 diverged" in text
+    assert state_of(workshop / "out/runs/FOSGD/trial-0") == "diverged"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_comparison_goes_on_where_it_stood(workshop, capsys, sent, jobs):
+    words = ["--algorithms", "ZO", "--trials", "2", "--budget_queries", "40000", "--evaluations", "2", "--jobs", jobs]
+    command = [sys.executable, "-m", "zotune", "compare", *SHARED, *words, "--out", "out"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    waiting = time.monotonic() + 120
+    while not list(workshop.glob("out/runs/*/*/results/*/*/*/metrics.csv")) and time.monotonic() < waiting:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert b"the same command goes on" in err
+    begun = [path.parent for path in workshop.glob("out/runs/*/*/results/*/*/*/config.json")]
+    assert begun
+    for run in begun:
+        if not (run / "metrics.csv").exists():
+            continue  # stopped before its first row
+        assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
+    config = CompareConfig(algorithms="ZO", budget_queries=40000, trials=2)
+    assert config.entries()
+    compare(capsys, *words, "--out", "out")
+    again = [path.parent for path in workshop.glob("out/runs/*/*/results/*/*/*/config.json")]
+    assert set(begun) <= set(again)
+    assert len(again) == 2
+    steps = [len((run / "metrics.csv").read_text().splitlines()) for run in again]
+    assert steps == [2500 + 1 + 3] * 2  # no row twice, none missing
+
+
+def test_two_comparisons_in_one_folder(workshop, capsys):
+    from zotune.run.lock import FolderLock
+
+    (workshop / "out").mkdir()
+    lock = FolderLock(workshop / "out")
+    _, err = compare(capsys, "--out", "out", code=2)
+    lock.release()
+    assert "wait for its end or stop it first" in err
+
+
+def test_a_file_in_the_place_of_the_folder(workshop, capsys):
+    (workshop / "out").write_text("")
+    _, err = compare(capsys, "--out", "out", code=2)
+    assert "--out out cannot be made" in err
+
+
+def test_labels_that_matplotlib_and_html_would_read_as_something_else():
+    with pytest.raises(ConfigError):
+        labelled("ZO --lr $x$,ZO --lr $x$", {})
