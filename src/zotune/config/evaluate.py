@@ -8,6 +8,7 @@ from zotune.config.checks import LARGEST, check_choices, check_output
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, flags_of
 from zotune.config.train import TrainConfig
+from zotune.hf.resolve import in_place_of_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class EvaluateConfig:
         Flag(
             "data",
             "folder with parquet, jsonl or csv files in Hugging Face columns",
-            default_text="generated text for the embedded model, otherwise the hub",
+            default_text="generated text for the embedded model and those trained from it, otherwise the hub",
         ),
     ] = None
     train_file: Annotated[
@@ -94,6 +95,8 @@ class EvaluateConfig:
         if not 1 <= self.max_new_tokens <= LARGEST:
             raise ConfigError(f"--max_new_tokens must be 1 or more, not {shortened(self.max_new_tokens)}.")
         if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            if (instead := in_place_of_run(self.adapter, adapter=True)) is not None:
+                raise ConfigError(f"--adapter {shortened(self.adapter)} is a run folder; {instead}.")
             raise ConfigError(f"--adapter {shortened(self.adapter)} holds no adapter_config.json; give such a folder.")
         check_choices(self)
         self.training().validate()

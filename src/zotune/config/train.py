@@ -8,6 +8,7 @@ from zotune.config import checks
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
+from zotune.embedded.descent import reads_generated_text
 from zotune.tasks import TASKS, Task, get_task
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TrainConfig:
         Flag(
             "data",
             "folder with parquet, jsonl or csv files in Hugging Face columns",
-            default_text="generated text for the embedded model, otherwise the hub",
+            default_text="generated text for the embedded model and those trained from it, otherwise the hub",
         ),
     ] = None
     train_file: Annotated[
@@ -237,7 +238,7 @@ class TrainConfig:
         """Where the rows come from: a folder, `"embedded"` or `"hub"`."""
         if self.data_dir is not None:
             return self.data_dir
-        return EMBEDDED if self.model_name == EMBEDDED else "hub"
+        return EMBEDDED if reads_generated_text(self.model_name) else "hub"
 
     @property
     def adapter(self) -> "Adapter | None":
