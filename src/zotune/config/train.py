@@ -191,6 +191,15 @@ class TrainConfig:
     virtual_tokens: Annotated[int, Flag("model", "length of --tuning prefix and prompt")] = 5
     bf16: Annotated[bool, Flag("model", "weights in bfloat16 (first-order: mixed precision)")] = False
     fp16: Annotated[bool, Flag("model", "weights in float16 (first-order: mixed precision, GPU only)")] = False
+    trainer_options: Annotated[
+        Path | None,
+        Flag(
+            "model",
+            "JSON file with further fields of transformers.TrainingArguments (fsdp, deepspeed, ...)",
+            default_text="none",
+            metavar="FILE",
+        ),
+    ] = None
     trust_remote_code: Annotated[bool, Flag("model", "let a model of the hub run its own code")] = False
     device: Annotated[
         str | None,
@@ -259,6 +268,21 @@ class TrainConfig:
         return Adapter(
             kind=kind, rank=self.lora_rank, alpha=self.lora_alpha, tokens=self.virtual_tokens, settings=settings
         )
+
+    def library_options(self) -> dict[str, Any]:
+        """Further fields of the library's arguments.
+
+        Raises:
+            ConfigError: --trainer_options cannot be used.
+        """
+        if self.trainer_options is None:
+            return {}
+        from zotune.hf.trainer_options import read_options  # it loads large libraries, and --help need not
+
+        try:
+            return read_options(self.trainer_options, zeroth_order=self.zeroth_order)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     @property
     def own(self) -> "OwnData | None":

@@ -42,6 +42,8 @@ logger = logging.getLogger("zotune")
 ERROR_LOG: Final = "error.log"
 DATA: Final = "data_digest"
 """Key in config.json of the digest of all rows."""
+OPTIONS: Final = "library_options"
+"""Key in config.json of what --trainer_options held."""
 
 
 class TrainingRun:
@@ -78,6 +80,7 @@ class TrainingRun:
             parts = self._load(machine)
             self._check_steps(parts)
             self._check_same(parts)
+            self._arguments(machine, parts, self.config.results, resumed=False)  # before there is a folder
             checkpoint = self._open_folder(machine)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
@@ -209,6 +212,11 @@ class TrainingRun:
                 "The rows are not those that the run began with, because the data, the tokenizer or the adapter has"
                 " changed since; restore them or start a new run."
             )
+        if read_facts(run).get(OPTIONS, {}) != self.config.library_options():
+            raise ConfigError(
+                f"--trainer_options {self.config.trainer_options} is no longer what the run began with; restore it or"
+                " start a new run."
+            )
         if self.config.zeroth_order and (run / TRAJECTORY).is_file():
             with contextlib.suppress(TrajectoryError):  # what is wrong with the file itself is said later
                 check_frozen(parts.model, read(run / TRAJECTORY).header.about, self.config.model_name)
@@ -229,16 +237,10 @@ class TrainingRun:
                 "processes": machine.processes,
                 "device_used": str(machine.device),
                 DATA: rows_digest(parts.train, parts.validation),
+                OPTIONS: config.library_options(),
             }
             write_config(self.folder, config, facts)
-        arguments = training_arguments(
-            config,
-            machine,
-            folder=self.folder,
-            rows=rows,
-            seed=self._seed("dropout"),
-            resumed=resumed,
-        )
+        arguments = self._arguments(machine, parts, self.folder, resumed=resumed)
         # Questions have columns of their own, which the collator makes the model's arguments of.
         arguments.remove_unused_columns = parts.objective.form != "question"
         return ZOTrainer(
@@ -257,6 +259,12 @@ class TrainingRun:
             halve_when_out_of_memory=config.on_out_of_memory == "halve",
             callbacks=self._callbacks(parts),
         )
+
+    def _arguments(
+        self, machine: Machine, parts: Parts, folder: Path, *, resumed: bool
+    ) -> transformers.TrainingArguments:
+        rows, seed = len(parts.train), self._seed("dropout")
+        return training_arguments(self.config, machine, folder=folder, rows=rows, seed=seed, resumed=resumed)
 
     def _whole(self, parts: Parts) -> Callable[..., float | torch.Tensor] | None:
         """The objective that is a function of model and batch, if it is one."""
