@@ -208,6 +208,14 @@ def test_wrong_combinations_are_named(words: list[str], sentence: str, capsys: A
     assert sentence in said
 
 
+@pytest.mark.parametrize("options", ["1", "1,1", "1,,2", ",", ""])
+def test_options_are_two_or_more_different_texts(options: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--options takes two or more different answers, such as no,yes, not '.*'\.$"
+    ):
+        TrainConfig(train_file="x.csv", template="{a} {b}", options=options).validate()
+
+
 def test_own_data_is_asked_in_words() -> None:
     with pytest.raises(ConfigError, match="asked in words anyway"):
         TrainConfig(train_file="x.csv", template="{a} {b}", soft_prompt=True).validate()

@@ -286,12 +286,20 @@ class TrainConfig:
 
     @property
     def own(self) -> "OwnData | None":
-        """Data of the user's own, if there is any."""
+        """Data of the user's own, if there is any.
+
+        Raises:
+            ConfigError: --options are not two or more different texts.
+        """
         if self.train_file is None:
             return None
         from zotune.tasks.own import OwnData  # it loads large libraries, and --help need not
 
-        options = tuple(text.strip() for text in (self.options or "").split(",") if text.strip())
+        options = tuple(text.strip() for text in self.options.split(",")) if self.options is not None else ()
+        if options and (len(options) < 2 or len(set(options)) < len(options) or "" in options):
+            raise ConfigError(
+                f"--options takes two or more different answers, such as no,yes, not {shortened(self.options)!r}."
+            )
         return OwnData(train=self.train_file, validation=self.validation_file, template=self.template, options=options)
 
     def chosen_task(self) -> Task:
