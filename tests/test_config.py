@@ -25,7 +25,7 @@ samplesize_validation batchsize batchsize_limit full_parameter max_seq_length de
 eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend
 on_out_of_memory objective max_new_tokens train_file validation_file template options shots tuning lora_rank lora_alpha
-virtual_tokens merge budget_queries evaluations"""
+virtual_tokens merge budget_queries evaluations trainer_options"""
 
 WRONG = {
     "algorithm of another name": ({"algorithm": "LORENZ"}, "did you mean LOREN?"),

@@ -16,13 +16,18 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words behind `zotune train` and `zotune evaluate` in blocks of code, continued lines joined."""
+    """The words behind `zotune train` and `zotune evaluate` in a page's blocks of code."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [words for block in blocks for words in commands_of(block)]
+
+
+def commands_of(block: str) -> list[list[str]]:
+    """The same of one block, continued lines joined."""
     found = []
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            if (begin := re.search(r"\bzotune (train|evaluate) ", line)) and "[--flag" not in line:
-                words = shlex.split(line[begin.start() :].replace("$seed", "13"), comments=True)
-                found.append([word for word in words[1:] if word not in ("&", ";", "done")])
+    for line in block.replace("\\\n", " ").splitlines():
+        if (begin := re.search(r"\bzotune (train|evaluate) ", line)) and "[--flag" not in line:
+            words = shlex.split(line[begin.start() :].replace("$seed", "13"), comments=True)
+            found.append([word for word in words[1:] if word not in ("&", ";", "done")])
     return found
 
 

@@ -79,17 +79,55 @@ def test_rows_are_held_back_for_validation(tmp_path: Path) -> None:
         ({"template": "{stars} {review} {stars}"}, "names the answer 'stars' twice"),
         ({"template": "{stars}"}, "a column of the question"),
         ({"template": None, "options": ("a", "b")}, "--options need a --template"),
-        ({"template": "{review} {star}"}, "has no column"),
+        ({"template": "{review} {star}"}, "has no column 'star', which --template names; did you mean 'stars'?"),
+        ({"template": "{review} {star}", "options": ("bad", "good")}, "has no column 'star', which --template names"),
         ({"template": "{text} {stars}"}, "has no column 'text'"),
         ({"train": "none.csv"}, "There is no file none.csv"),
+        ({"train": __file__}, "is no csv, jsonl, json or parquet file"),
         ({"template": None}, "has no column 'messages'"),
-        ({"options": ("poor", "fine")}, "which is neither a whole number nor a class"),
+        ({"options": ("poor", "fine")}, "in the column 'stars', which is none of the options poor, fine; change"),
+        ({"options": ("bads", "fine")}, "did you mean 'bads'?"),
     ],
 )
 def test_wrong_data_is_named(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         rows(OwnData(**{"train": reviews(tmp_path, "csv"), "template": TEMPLATE, **change}), "train")
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "right"),
+    [
+        ("2", ("1", "2", "3"), 1),
+        (2, ("1", "2", "3"), 1),
+        (2.0, ("1", "2", "3"), 1),
+        ("2.0", ("1", "2", "3"), 1),
+        ("Good", ("bad", "good"), 1),
+        (1, ("bad", "good"), 1),
+        ("1.0", ("bad", "good"), 1),
+        (True, ("false", "true"), 1),
+        (0, ("1", "2", "3"), None),
+        (2, ("bad", "good"), None),
+        (float("inf"), ("bad", "good"), None),
+    ],
+)
+def test_an_answer_is_an_option_by_its_text_or_where_none_is_a_number_by_its_place(
+    value: Any, options: tuple[str, ...], right: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"review": "a", "stars": value}))
+    data = OwnData(train=str(tmp_path / "a.jsonl"), template=TEMPLATE, options=options)
+    if right is None:
+        with pytest.raises(ValueError, match=r"Row 1 of .* in the column 'stars', which is none of the options"):
+            rows(data, "train", held_back=0)
+    else:
+        assert rows(data, "train", held_back=0)[0]["label"] == right
+
+
+def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
+    for options in ((), ("bad", "good")):
+        (tmp_path / "a.csv").write_text("review,stars\na,good\nb,\n")
+        with pytest.raises(ValueError, match=r"Row 2 of .* has nothing in the column 'stars'"):
+            rows(OwnData(train=str(tmp_path / "a.csv"), template=TEMPLATE, options=options), "train", held_back=0)
 
 
 # ------------------------------------------------------------------------------------- conversations
@@ -168,6 +206,14 @@ def test_wrong_combinations_are_named(words: list[str], sentence: str, capsys: A
     del workshop
     _, said = train(capsys, *words, code=2)
     assert sentence in said
+
+
+@pytest.mark.parametrize("options", ["1", "1,1", "1,,2", ",", ""])
+def test_options_are_two_or_more_different_texts(options: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--options takes two or more different answers, such as no,yes, not '.*'\.$"
+    ):
+        TrainConfig(train_file="x.csv", template="{a} {b}", options=options).validate()
 
 
 def test_own_data_is_asked_in_words() -> None:

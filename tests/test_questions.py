@@ -417,7 +417,10 @@ def test_an_objective_of_ones_own(capsys: Any, workshop: Any) -> None:
     ("words", "sentence"),
     [
         (["--objective", "acuracy"], "did you mean accuracy?"),
-        (["--objective", "f1"], "has no written answers"),
+        (["--objective", "exact_match"], "has no written answers"),
+        (["--task", "record", "--objective", "f1"], "without --options, or a task with classes."),
+        (["--objective", "f1", "--on_out_of_memory", "halve"], "is not the mean of its parts'"),
+        (["--objective", "f1", "--algorithm", "FOAdam"], "has no gradient"),
         (["--objective", "own.py:margn"], "did you mean 'margin'?"),
         (["--objective", "own.py:limit"], "has no function 'limit'"),
         (["--objective", "none.py:f"], "There is no file none.py"),

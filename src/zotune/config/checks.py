@@ -86,6 +86,7 @@ def check(config: "TrainConfig") -> None:
     _check_task(config)
     _check_places(config)
     _check_installed(config)
+    config.library_options()
 
 
 def check_choices(config: object) -> None:

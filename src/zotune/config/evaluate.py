@@ -8,6 +8,7 @@ from zotune.config.checks import LARGEST, check_choices, check_output
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, flags_of
 from zotune.config.train import TrainConfig
+from zotune.hf.resolve import in_place_of_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class EvaluateConfig:
         Flag(
             "data",
             "folder with parquet, jsonl or csv files in Hugging Face columns",
-            default_text="generated text for the embedded model, otherwise the hub",
+            default_text="generated text for the embedded model and those trained from it, otherwise the hub",
         ),
     ] = None
     train_file: Annotated[
@@ -70,6 +71,15 @@ class EvaluateConfig:
     ] = False
     batchsize: Annotated[int, Flag("loop", "questions of a forward pass")] = 16
     init_seed: Annotated[int, Flag("loop", "seed of the examples and demonstrations")] = 42
+    seeds: Annotated[
+        str | None,
+        Flag(
+            "loop",
+            "several seeds, separated by commas: the scores of each, their mean and standard deviation",
+            default_text="--init_seed alone",
+            metavar="A,B",
+        ),
+    ] = None
     bf16: Annotated[bool, Flag("model", "weights in bfloat16")] = False
     fp16: Annotated[bool, Flag("model", "weights in float16")] = False
     trust_remote_code: Annotated[bool, Flag("model", "let a model of the hub run its own code")] = False
@@ -94,9 +104,12 @@ class EvaluateConfig:
         if not 1 <= self.max_new_tokens <= LARGEST:
             raise ConfigError(f"--max_new_tokens must be 1 or more, not {shortened(self.max_new_tokens)}.")
         if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            if (instead := in_place_of_run(self.adapter, adapter=True)) is not None:
+                raise ConfigError(f"--adapter {shortened(self.adapter)} is a run folder; {instead}.")
             raise ConfigError(f"--adapter {shortened(self.adapter)} holds no adapter_config.json; give such a folder.")
         check_choices(self)
-        self.training().validate()
+        for seed in self.all_seeds:
+            dataclasses.replace(self.training(), init_seed=seed).validate()
         if self.output is not None:
             check_output("output", self.output)
 
@@ -107,6 +120,23 @@ class EvaluateConfig:
         if self.max_seq_length is not None:
             shared["max_seq_length"] = self.max_seq_length
         return TrainConfig(**shared)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds that are asked with, one after the other.
+
+        Raises:
+            ConfigError: one of them is no whole number, or there twice.
+        """
+        if self.seeds is None:
+            return (self.init_seed,)
+        words = [word.strip() for word in self.seeds.split(",")]
+        if not all(word.isdecimal() and len(word) < 20 for word in words):
+            raise ConfigError(f"--seeds takes whole numbers, such as 13,21,42, not {shortened(self.seeds)!r}.")
+        found = tuple(map(int, words))
+        if len(set(found)) < len(found):
+            raise ConfigError(f"--seeds {shortened(self.seeds)} names a seed twice; leave one of them out.")
+        return found
 
     @property
     def dtype(self) -> str:

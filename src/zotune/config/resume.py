@@ -17,7 +17,7 @@ MAY_CHANGE: Final = frozenset({"resume", "device", "backend", "logging", "save_e
 
 
 CHECKSUM: Final = "checksum"
-_PLACES: Final = ("model_name", "data_dir", "train_file", "validation_file", "tuning")
+_PLACES: Final = ("model_name", "data_dir", "train_file", "validation_file", "tuning", "trainer_options")
 """Settings that can be paths."""
 
 

@@ -8,6 +8,7 @@ from zotune.config import checks
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
+from zotune.embedded.descent import reads_generated_text
 from zotune.tasks import TASKS, Task, get_task
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TrainConfig:
         Flag(
             "data",
             "folder with parquet, jsonl or csv files in Hugging Face columns",
-            default_text="generated text for the embedded model, otherwise the hub",
+            default_text="generated text for the embedded model and those trained from it, otherwise the hub",
         ),
     ] = None
     train_file: Annotated[
@@ -221,6 +222,15 @@ class TrainConfig:
     virtual_tokens: Annotated[int, Flag("model", "length of --tuning prefix and prompt")] = 5
     bf16: Annotated[bool, Flag("model", "weights in bfloat16 (first-order: mixed precision)")] = False
     fp16: Annotated[bool, Flag("model", "weights in float16 (first-order: mixed precision, GPU only)")] = False
+    trainer_options: Annotated[
+        Path | None,
+        Flag(
+            "model",
+            "JSON file with further fields of transformers.TrainingArguments (fsdp, deepspeed, ...)",
+            default_text="none",
+            metavar="FILE",
+        ),
+    ] = None
     trust_remote_code: Annotated[bool, Flag("model", "let a model of the hub run its own code")] = False
     device: Annotated[
         str | None,
@@ -267,7 +277,7 @@ class TrainConfig:
         """Where the rows come from: a folder, `"embedded"` or `"hub"`."""
         if self.data_dir is not None:
             return self.data_dir
-        return EMBEDDED if self.model_name == EMBEDDED else "hub"
+        return EMBEDDED if reads_generated_text(self.model_name) else "hub"
 
     @property
     def adapter(self) -> "Adapter | None":
@@ -289,14 +299,37 @@ class TrainConfig:
             kind=kind, rank=self.lora_rank, alpha=self.lora_alpha, tokens=self.virtual_tokens, settings=settings
         )
 
+    def library_options(self) -> dict[str, Any]:
+        """Further fields of the library's arguments.
+
+        Raises:
+            ConfigError: --trainer_options cannot be used.
+        """
+        if self.trainer_options is None:
+            return {}
+        from zotune.hf.trainer_options import read_options  # it loads large libraries, and --help need not
+
+        try:
+            return read_options(self.trainer_options, zeroth_order=self.zeroth_order)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
     @property
     def own(self) -> "OwnData | None":
-        """Data of the user's own, if there is any."""
+        """Data of the user's own, if there is any.
+
+        Raises:
+            ConfigError: --options are not two or more different texts.
+        """
         if self.train_file is None:
             return None
         from zotune.tasks.own import OwnData  # it loads large libraries, and --help need not
 
-        options = tuple(text.strip() for text in (self.options or "").split(",") if text.strip())
+        options = tuple(text.strip() for text in self.options.split(",")) if self.options is not None else ()
+        if options and (len(options) < 2 or len(set(options)) < len(options) or "" in options):
+            raise ConfigError(
+                f"--options takes two or more different answers, such as no,yes, not {shortened(self.options)!r}."
+            )
         return OwnData(train=self.train_file, validation=self.validation_file, template=self.template, options=options)
 
     def chosen_task(self) -> Task:

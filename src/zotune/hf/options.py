@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from zotune.hf.adapters import own_model
 from zotune.hf.prompted import keeps_some
+from zotune.tasks.metrics import METRICS
 
 ABSENT = -1e9
 """Score of an option that a row does not have."""
@@ -118,6 +119,29 @@ def error_rate(outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor |
         raise ValueError("The batch has no 'labels'.")
     scores: Tensor = outputs["logits"]
     return (scores.argmax(1) != labels).float().mean()
+
+
+class BatchF1:
+    """1 - F1 of a batch's classes, float32: a loss without gradient, which is no mean over rows.
+
+    Args:
+        metric: name in `zotune.tasks.metrics.METRICS`.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:  # noqa: ARG002
+        """The loss of scores (rows, classes) and labels (rows,).
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if labels is None:
+            raise ValueError("The batch has no 'labels'.")
+        scores: Tensor = outputs["logits"]
+        value = METRICS[self.metric](scores.argmax(1).cpu().numpy(), labels.cpu().numpy())
+        return torch.tensor(1.0 - value, dtype=torch.float32, device=scores.device)
 
 
 class OptionCollator:

@@ -55,10 +55,28 @@ def resolve(name: str, *, flag: str = "--model_name") -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"{name} is not a model folder: it has no config.json.")
+        if (instead := in_place_of_run(path)) is not None:
+            raise ValueError(f"{name} is a run folder, not a model; {instead}.")
         return str(path)
     if _looks_like_path(name):
         raise ValueError(f"There is no folder {name}; give {flag} a model folder or a name on the hub.")
     return name
+
+
+def in_place_of_run(folder: Path, *, adapter: bool = False) -> str | None:
+    """What to give in place of a run folder, as a model or as an adapter, in words; None for another kind of folder."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(settings, dict) or "algorithm" not in settings or "model_type" in settings:
+        return None
+    wanted = "adapter_config.json" if adapter else "config.json"
+    kept = [str(folder / name) for name in ("last", "best", "merged") if (folder / name / wanted).is_file()]
+    if kept:
+        return f"give {' or '.join(kept)}"
+    what, needed = ("adapter", "--tuning lora and --save_ckpt") if adapter else ("model", "--save_ckpt")
+    return f"it has kept no {what}, which takes {needed} when it is trained"
 
 
 def _looks_like_path(name: str) -> bool:

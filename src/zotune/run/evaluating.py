@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, EvaluateConfig
@@ -19,6 +15,7 @@ from zotune.hf.adapters import load_adapter
 from zotune.hf.answering import Tick, choices, option_scores, written_answers
 from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
+from zotune.run.answered import Answered, facts, show
 from zotune.run.base import DTYPES
 from zotune.run.machine import choose_machine
 from zotune.run.parts import sentences
@@ -38,23 +35,6 @@ _POOL = 64
 """Training rows, for each demonstration, among which those of every class are looked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """What a model answered.
-
-    Attributes:
-        scores: the task's metrics by name.
-        answers: for each row the number of the chosen option, or the text that was written.
-        gold: for each row the numbers or texts that are right.
-        texts: what was answered, in words.
-    """
-
-    scores: dict[str, float]
-    answers: list[Any]
-    gold: list[Any]
-    texts: list[str]
-
-
 def launch(config: EvaluateConfig, console: Console) -> int:
     """Ask; the table goes to standard output, everything else to ``console``.
 
@@ -71,19 +51,19 @@ def launch(config: EvaluateConfig, console: Console) -> int:
     except ConfigError as error:
         say(str(error))
         return 2
-    _show(config, answered)
+    show(config, answered)
     if config.output is None:
         return 0
     try:
-        config.output.write_text(json.dumps(_facts(config, answered), indent=1) + "\n")
+        config.output.write_text(json.dumps(facts(config, answered), indent=1) + "\n")
     except OSError as error:
         say(f"--output {config.output} could not be written ({error.strerror or error}); name another file.")
         return 1
     return 0
 
 
-def evaluate(config: EvaluateConfig, console: Console) -> Answered:
-    """Load what ``config`` names, and ask.
+def evaluate(config: EvaluateConfig, console: Console) -> list[Answered]:
+    """Load what ``config`` names, and ask; what was answered with each seed.
 
     Raises:
         ConfigError: data or a model that cannot be used.
@@ -92,15 +72,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
         task = config.training().chosen_task()
         if task.writes and (config.calibrate or config.score != "task"):
             raise ConfigError(f"Task {task.name} has no options to compare; leave --calibrate and --score out.")
-        training = config.training()
-        machine = choose_machine(training, console.print)
+        machine = choose_machine(config.training(), console.print)
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
-        seed = derive_seed(config.init_seed, 0, "rows")
-        pool = config.demonstrations * (_POOL if task.labels else 1)
-        training = dataclasses.replace(training, samplesize=max(1, pool))
-        splits = read_splits(training, task, tokenizer, seed=seed, training=pool > 0)
-        rows = splits.validation.to_list()
-        solved = demonstrations(task, splits.train.to_list(), config.demonstrations)
+        # First, because a wrong file should not wait for the model.
+        asked = [_rows(config, task, tokenizer, seed) for seed in config.all_seeds]
         model = load_language_model(
             config.model_name,
             tokenizer=tokenizer,
@@ -116,8 +91,23 @@ def evaluate(config: EvaluateConfig, console: Console) -> Answered:
         if not task.writes:
             add_option_scores(model, per_token=per_token)
         with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task(f"{task.name}, {len(rows)} questions", total=len(rows))
-            return answer(model, tokenizer, task, rows, config, solved=solved, tick=lambda n: progress.advance(bar, n))
+            questions = sum(len(rows) for rows, _ in asked)
+            bar = progress.add_task(f"{task.name}, {questions} questions", total=questions)
+
+            def tick(done: int) -> None:
+                progress.advance(bar, done)
+
+            return [answer(model, tokenizer, task, rows, config, solved=solved, tick=tick) for rows, solved in asked]
+
+
+def _rows(
+    config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[list[Row], list[str]]:
+    """The rows that are asked with a seed, and the demonstrations in front of each."""
+    pool = config.demonstrations * (_POOL if task.labels else 1)
+    training = dataclasses.replace(config.training(), samplesize=max(1, pool))
+    splits = read_splits(training, task, tokenizer, seed=derive_seed(seed, 0, "rows"), training=pool > 0)
+    return splits.validation.to_list(), demonstrations(task, splits.train.to_list(), config.demonstrations)
 
 
 def answer(
@@ -159,8 +149,16 @@ def answer(
     chosen = choices(values, without)
     right = [list(task.asked.right(row)) for row in rows]
     assert task.asked.options is not None
-    texts = [task.asked.options(row)[number] for row, number in zip(rows, chosen, strict=True)]
-    return Answered(scores=score(task, rows, chosen), answers=chosen, gold=right, texts=texts)
+    options = [list(task.asked.options(row)) for row in rows]
+    return Answered(
+        scores=score(task, rows, chosen),
+        answers=chosen,
+        gold=right,
+        texts=[texts[number] for texts, number in zip(options, chosen, strict=True)],
+        options=options,
+        option_scores=values,
+        without_content=without,
+    )
 
 
 _LONGEST = 1 << 20
@@ -174,36 +172,3 @@ def _without_content(
         name: text if name in constant else WITHOUT_CONTENT for name, text in task.asked.texts(row).items()
     }
     return ask(row, task, tokenizer, length, demonstrations=solved, texts=texts)
-
-
-def _show(config: EvaluateConfig, answered: Answered) -> None:
-    shots = f"{config.demonstrations} demonstrations" if config.demonstrations else "zero-shot"
-    table = Table("task", "way", "questions", *answered.scores)
-    way = shots + (", calibrated" if config.calibrate else "")
-    table.add_row(
-        config.training().chosen_task().name,
-        way,
-        str(len(answered.answers)),
-        *(f"{v:.4f}" for v in answered.scores.values()),
-    )
-    Console(file=sys.stdout).print(table)
-
-
-def _facts(config: EvaluateConfig, answered: Answered) -> dict[str, Any]:
-    return {
-        "model": config.model_name,
-        "adapter": None if config.adapter is None else str(config.adapter),
-        "task": config.training().chosen_task().name,
-        "version": config.training().chosen_task().version,
-        "demonstrations": config.demonstrations,
-        "calibrated": config.calibrate,
-        "score": config.score,
-        "max_seq_length": config.max_seq_length,
-        "max_new_tokens": config.max_new_tokens,
-        "dtype": config.dtype,
-        "seed": config.init_seed,
-        "scores": answered.scores,
-        "answers": answered.answers,
-        "texts": answered.texts,
-        "right": answered.gold,
-    }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zotune.config import ConfigError, nearest
 from zotune.config.train import OWN
-from zotune.hf.options import error_rate, option_likelihood
+from zotune.hf.options import BatchF1, error_rate, option_likelihood
 from zotune.hf.own import as_objective, load_function
 from zotune.tasks import Task
 
@@ -31,6 +31,7 @@ class Objective:
         whole: function of (model, batch) in place of everything else.
         right_alone: rows are trained on their right option only.
         written: the model writes answers, and the loss is 1 minus this metric of theirs.
+        counted: the loss is 1 minus this metric of the chosen classes.
     """
 
     name: str
@@ -39,11 +40,13 @@ class Objective:
     whole: Callable[[nn.Module, dict[str, Any]], float | Tensor] | None = None
     right_alone: bool = False
     written: str | None = None
+    counted: str | None = None
 
     @property
     def differentiable(self) -> bool:
         """Whether first-order methods can train it."""
-        return self.whole is None and self.written is None and self.loss is not error_rate
+        counted = self.loss is error_rate or isinstance(self.loss, BatchF1)
+        return self.whole is None and self.written is None and not counted
 
 
 def default_objective(task: Task) -> str:
@@ -51,6 +54,12 @@ def default_objective(task: Task) -> str:
     if task.writes:
         return "likelihood"
     return "classes" if task.labels and task.name != OWN else "options"
+
+
+def class_f1(task: Task) -> str:
+    """The F1 of a task with classes: the one that it reports, or that of class 1 of two, or the mean over more."""
+    reported = [name for name in task.metrics if name in ("macro_f1", "positive_f1")]
+    return reported[0] if reported else "positive_f1" if task.num_labels == 2 else "macro_f1"
 
 
 def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_order: bool) -> Objective:
@@ -77,11 +86,14 @@ def _made(name: str, task: Task, form: Form) -> Objective:
     if name not in NAMES:
         like = nearest(name, NAMES)
         raise ConfigError(f"There is no objective {name!r}{like} A function of your own is FILE.py:FUNCTION.")
+    if name == "f1" and task.labels:
+        metric = class_f1(task)
+        return Objective(name=name, form=form, loss=BatchF1(metric), counted=metric)
     if name in ("f1", "exact_match"):
         if not task.writes:
             raise ConfigError(
                 f"Task {task.name} has no written answers; --objective {name} needs squad, drop or --train_file"
-                " without --options."
+                " without --options" + (", or a task with classes." if name == "f1" else ".")
             )
         return Objective(name=name, form="question", written=name)
     if name == "likelihood":
@@ -91,5 +103,6 @@ def _made(name: str, task: Task, form: Form) -> Objective:
     if name == "classes" and (not task.labels or task.name == OWN):
         raise ConfigError(f"Task {task.name} has no classes; choose --objective options or likelihood.")
     if name == "accuracy":
-        return Objective(name=name, form=form if task.labels else "question", loss=error_rate)
+        counted = "accuracy" if task.labels else None
+        return Objective(name=name, form=form if task.labels else "question", loss=error_rate, counted=counted)
     return Objective(name=name, form=form if name == "classes" else "question")

@@ -14,6 +14,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from zotune.config import ConfigError, TrainConfig
 from zotune.hf.models import load_tokenizer, prompt_style
+from zotune.hf.options import BatchF1
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
@@ -77,6 +78,11 @@ def load_parts(
         objective = objective_of(
             config.objective, task, soft_prompt=config.soft_prompt, zeroth_order=config.zeroth_order
         )
+        if isinstance(objective.loss, BatchF1) and config.on_out_of_memory == "halve":
+            raise ConfigError(
+                "The F1 of a batch is not the mean of its parts', so --on_out_of_memory halve would train something"
+                " else; leave it out, or give a smaller --batchsize."
+            )
         # First, because a misspelt name of a model should not wait for the data.
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
         splits = read_splits(config, task, tokenizer, seed=row_seed)
@@ -107,7 +113,7 @@ def load_parts(
         test=test,
         objective=objective,
         collator=DataCollatorWithPadding(tokenizer),
-        metrics=compute_metrics(task),
+        metrics=compute_metrics(task, trained=objective.counted),
     )
 
 

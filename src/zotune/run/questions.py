@@ -88,7 +88,7 @@ def _metrics(
     asked: Sequence[Asked],
 ) -> Callable[[Any], dict[str, float]]:
     """The function that `transformers.Trainer` calls as `compute_metrics`, with the loss that is trained."""
-    of_options = compute_metrics(task, rows)
+    of_options = compute_metrics(task, rows, trained=objective.counted)
 
     def compute(prediction: Any) -> dict[str, float]:
         scores = np.asarray(prediction.predictions, dtype=np.float64)

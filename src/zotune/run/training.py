@@ -1,6 +1,7 @@
 """One training run: the settings put together into data, model, trainer and files."""
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from zotune.hf.recorder import RunRecorder
 from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
-from zotune.run.arguments import steps_per_epoch
+from zotune.run.arguments import steps_per_epoch, training_arguments
 from zotune.run.base import about_of, check_frozen
 from zotune.run.budget import step_costs, steps_of
 from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
@@ -46,6 +47,8 @@ BEST: Final = "best"
 """Folder of the best model."""
 DATA: Final = "data_digest"
 """Key in config.json of the digest of all rows."""
+OPTIONS: Final = "library_options"
+"""Key in config.json of what --trainer_options held."""
 
 
 class TrainingRun:
@@ -100,6 +103,7 @@ class TrainingRun:
             self._check_steps(parts)
             self._check_same(parts)
             self._test = {} if parts.test is None else {"test": None}
+            self._check_arguments(machine, parts)
             checkpoint = self._open_folder(machine)
             self._measure_rate(machine, parts)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
@@ -234,6 +238,11 @@ class TrainingRun:
                 "The rows are not those that the run began with, because the data, the tokenizer or the adapter has"
                 " changed since; restore them or start a new run."
             )
+        if read_facts(run).get(OPTIONS, {}) != self.config.library_options():
+            raise ConfigError(
+                f"--trainer_options {self.config.trainer_options} is no longer what the run began with; restore it or"
+                " start a new run."
+            )
         if self.config.zeroth_order and (run / TRAJECTORY).is_file():
             with contextlib.suppress(TrajectoryError):  # what is wrong with the file itself is said later
                 check_frozen(parts.model, read(run / TRAJECTORY).header.about, self.config.model_name)
@@ -256,6 +265,7 @@ class TrainingRun:
                 "device_used": str(machine.device),
                 **self._measured,
                 DATA: rows_digest(*parts.rows),
+                OPTIONS: config.library_options(),
             }
             write_config(self.folder, config, facts)
         return make_trainer(
@@ -280,6 +290,11 @@ class TrainingRun:
         self.config, self._measured = measured.config, measured.facts
         self._check_steps(parts)
         self.say(measured.sentence)
+
+    def _check_arguments(self, machine: Machine, parts: Parts) -> None:
+        """Raise `ConfigError` for arguments that the library does not take, before there is a folder."""
+        config = dataclasses.replace(self.config, lr=0.0) if self.config.lr == AUTO else self.config
+        training_arguments(config, machine, folder=config.results, rows=len(parts.train), seed=0, resumed=False)
 
     def _optimizer_factory(self, rows: int) -> OptimizerFactory:
         steps = steps_per_epoch(self.config, rows)

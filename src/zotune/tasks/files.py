@@ -21,7 +21,7 @@ import pyarrow.parquet as parquet
 from zotune.tasks.base import Split, Task
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
-_STEMS: Mapping[Split, tuple[str, ...]] = {
+STEMS: Mapping[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "validation_matched", "dev", "dev_matched", "val", "valid"),
 }
@@ -44,7 +44,7 @@ def find_files(task: Task, split: Split, folder: Path) -> list[Path]:
         raise ValueError(f"{folder} is a file; give --data_dir the folder that holds it.")
     place = _task_folder(task, folder)
     own = task.train if split == "train" else task.validation
-    for stem in dict.fromkeys((own, *_STEMS[split])):
+    for stem in dict.fromkeys((own, *STEMS[split])):
         found = _files_of(place, stem)
         if found:
             kinds = {path.suffix for path in found}
@@ -66,7 +66,7 @@ def _files_of(place: Path, stem: str) -> list[Path]:
 
 def _task_folder(task: Task, folder: Path) -> Path:
     """The folder that holds the task's files; `folder` itself when nothing more particular does."""
-    stems = {task.train, task.validation, *_STEMS["train"], *_STEMS["validation"]}
+    stems = {task.train, task.validation, *STEMS["train"], *STEMS["validation"]}
 
     def holds_data(place: Path) -> bool:
         return place.is_dir() and any(_files_of(place, stem) for stem in stems)

@@ -130,12 +130,14 @@ def _named(asked: Question, rows: Sequence[Row], choices: Sequence[Any]) -> list
     return [names(row)[choice] for row, choice in zip(rows, choices, strict=True)]
 
 
-def compute_metrics(task: Task, rows: Sequence[Row] | None = None) -> Callable[[Any], dict[str, float]]:
+def compute_metrics(
+    task: Task, rows: Sequence[Row] | None = None, *, trained: str | None = None
+) -> Callable[[Any], dict[str, float]]:
     """The function that `transformers.Trainer` calls as `compute_metrics`.
 
     It takes an EvalPrediction (predictions: logits of shape (rows, labels), or a tuple that begins with them;
     label_ids: (rows,)) and returns the task's metrics by name, accuracy first.  Metrics of texts need the ``rows`` that
-    are evaluated, in their order.
+    are evaluated, in their order.  Where a metric is ``trained``, it is there too, and 1 minus it is the loss.
     """
 
     def compute(prediction: Any) -> dict[str, float]:
@@ -145,7 +147,12 @@ def compute_metrics(task: Task, rows: Sequence[Row] | None = None) -> Callable[[
             raise ValueError("There is no row to evaluate; give a larger --samplesize_validation.")
         choices = logits.argmax(axis=-1)
         if rows is not None:
-            return score(task, rows, [int(choice) for choice in choices])
-        return {name: METRICS[name](choices, labels) for name in task.metrics}
+            scores = score(task, rows, [int(choice) for choice in choices])
+        else:
+            scores = {name: METRICS[name](choices, labels) for name in task.metrics}
+        if trained is not None:
+            scores[trained] = METRICS[trained](choices, labels)
+            scores["loss"] = 1.0 - scores[trained]
+        return scores
 
     return compute

@@ -7,8 +7,10 @@ options the model chooses among them, without it writes.  Rows with a column ``m
 
 from __future__ import annotations
 
+import difflib
+import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from zotune.tasks import hub
 from zotune.tasks.base import Split, Task
-from zotune.tasks.files import SUFFIXES, read_file
+from zotune.tasks.files import STEMS, SUFFIXES, read_file
 from zotune.tasks.questions import LABEL_FIELD, Question
-from zotune.tasks.sources import checked_rows, hub_rows, ordered
+from zotune.tasks.sources import checked_rows, ordered
 
 NAME = "own"
 MESSAGES = "messages"
@@ -32,7 +35,8 @@ class OwnData:
 
     Attributes:
         train: file, or name of a data set on the hub, with ``:CONFIGURATION`` after it if it has several.
-        validation: the same; None holds rows of ``train`` back, or takes the validation split of the hub.
+        validation: the same; None takes the validation split of the hub, or holds rows of ``train`` back where there is
+            none.
         template: None for conversations.
         options: texts among which the model chooses; none where it writes.
     """
@@ -91,13 +95,16 @@ class OwnData:
         """
         task = self.task()
         place = self.train if split == "train" or self.validation is None else self.validation
-        shared = self.validation is None and Path(place).suffix in SUFFIXES
-        read, where = _read(place, "train" if shared else split)
-        answer = None if self.template is None else _columns(self.template)[-1]
-        made = [
-            _chat_row(row, tokenizer, f"Row {number} of {where}") if answer is None else _row(row, answer, task)
-            for number, row in enumerate(read, start=1)
-        ]
+        found = _read(place, split)
+        shared = self.validation is None and not found.has_validation
+        if self.template is None:
+            made = [
+                _chat_row(row, tokenizer, f"Row {number} of {found.where}")
+                for number, row in enumerate(found.rows, start=1)
+            ]
+        else:
+            made = _asked_rows(found, _columns(self.template), task)
+        where = found.where
         rows = checked_rows(task, made, where)
         if not shared:
             return ordered(task, rows, split, limit=limit, seed=seed)
@@ -129,24 +136,96 @@ def _columns(template: str) -> list[str]:
     return names
 
 
-def _row(row: dict[str, Any], answer: str, task: Task) -> dict[str, Any]:
-    """The row with its answer where the task looks for it."""
-    if answer not in row:
-        return row  # whose columns are then said to be wrong
-    value = row[answer]
-    if task.labels:
-        return {**row, "label": value}
-    return {**row, _ANSWERS: value if isinstance(value, (list, dict)) else str(value)}
+# ------------------------------------------------------------------------------------- rows
 
 
-def _read(place: str, split: Split) -> tuple[Sequence[dict[str, Any]], str]:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Rows as they were read, where they are, the class names of columns that hold numbers, and whether there is a
+    validation split beside them."""
+
+    rows: Sequence[dict[str, Any]]
+    where: str
+    classes: Mapping[str, Sequence[str]]
+    has_validation: bool
+
+
+def _read(place: str, split: Split) -> _Found:
     path = Path(place).expanduser()
     if path.suffix in SUFFIXES:
         if not path.is_file():
             raise ValueError(f"There is no file {place}; give a csv, jsonl, json or parquet file.")
-        return read_file(path)[0], str(path)
+        rows, names = read_file(path)
+        return _Found(rows=rows, where=str(path), classes={"label": names} if names else {}, has_validation=False)
+    if path.is_file():
+        raise ValueError(f"{place} is no csv, jsonl, json or parquet file, which its name has to end with.")
     repository, _, configuration = place.partition(":")
-    return hub_rows(repository, configuration or None, split)
+    splits = hub.load(repository, configuration or None, None, files="give files")
+    wanted = next((name for name in STEMS[split] if name in splits), "train")
+    if wanted not in splits:
+        raise ValueError(f"{repository} has the splits {', '.join(splits)} and no train; give files.")
+    data = splits[wanted]
+    kinds = {name: kind.names for name, kind in data.features.items() if isinstance(kind, datasets.ClassLabel)}
+    has_validation = any(name in splits for name in STEMS["validation"])
+    return _Found(rows=data.to_list(), where=f"{place} ({wanted})", classes=kinds, has_validation=has_validation)
+
+
+def _asked_rows(found: _Found, columns: Sequence[str], task: Task) -> list[dict[str, Any]]:
+    """The rows with their answers where the task looks for them.
+
+    Raises:
+        ValueError: a column of the template is missing, or an answer is none of the options.
+    """
+    first, answer = found.rows[0], columns[-1]
+    for column in columns:
+        if column not in first:
+            like = difflib.get_close_matches(column, first, 1)
+            hint = f"did you mean {like[0]!r}?" if like else f"it has {', '.join(first)}."
+            raise ValueError(f"{found.where} has no column {column!r}, which --template names; {hint}")
+    names = found.classes.get(answer)
+    made = []
+    for number, row in enumerate(found.rows, start=1):
+        at, value = f"Row {number} of {found.where}", row.get(answer)
+        if value is None or value == "" or value != value:  # NaN, as tables say "missing"
+            raise ValueError(f"{at} has nothing in the column {answer!r}; fill it in or remove the row.")
+        if names is not None and isinstance(value, int) and 0 <= value < len(names):
+            value = _by_name(names, value, task.labels)
+        if task.labels:
+            said = f"{at} has {value!r} in the column {answer!r}"
+            made.append({**row, "label": _option(value, task.labels, said)})
+        else:
+            made.append({**row, _ANSWERS: value if isinstance(value, (list, dict)) else str(value)})
+    return made
+
+
+def _by_name(names: Sequence[str], number: int, options: Sequence[str]) -> str:
+    """A class as the option of its name, or, where options are other words than the classes' names, of its number."""
+    if options and len(options) == len(names) and {n.casefold() for n in names} != {o.casefold() for o in options}:
+        return options[number]
+    return names[number]
+
+
+def _option(value: Any, options: Sequence[str], what: str) -> str:
+    """The option that an answer is: by its text, or, where no option is a number, by its number from 0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as data frames write the whole numbers of a column with gaps
+    text = str(value).strip()
+    for same in (text.__eq__, lambda name: name.casefold() == text.casefold(), lambda name: name == _whole(text)):
+        matches = [name for name in options if same(name)]
+        if len(matches) == 1:
+            return matches[0]
+    number = _whole(text)
+    if number is not None and int(number) in range(len(options)) and not any(_whole(name) for name in options):
+        return options[int(number)]
+    like = difflib.get_close_matches(text, options, 1)
+    hint = f"did you mean {like[0]!r}?" if like else "change the file or --options."
+    raise ValueError(f"{what}, which is none of the options {', '.join(options)}; {hint}")
+
+
+def _whole(text: str) -> str | None:
+    """A whole number as it is usually written, from "3" or "3.0"."""
+    found = re.fullmatch(r"(\d{1,9})(\.0*)?", text)
+    return str(int(found[1])) if found else None
 
 
 # ------------------------------------------------------------------------------------- conversations

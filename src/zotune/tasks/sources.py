@@ -19,6 +19,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
+from zotune.tasks import hub
 from zotune.tasks.base import Split, Task
 from zotune.tasks.files import find_files, read_file
 from zotune.tasks.tokens import tokenise
@@ -81,23 +82,6 @@ def checked_rows(task: Task, rows: Sequence[dict[str, Any]], where: str) -> list
     return _checked(task, rows, where, None)
 
 
-def hub_rows(repository: str, configuration: str | None, split: Split) -> tuple[list[dict[str, Any]], str]:
-    """Rows of a split of any data set on the hub, and where they are.
-
-    Raises:
-        ValueError: it cannot be loaded.
-    """
-    where = f"{repository} ({configuration or 'default'}, {split})"
-    try:
-        data = datasets.load_dataset(repository, configuration, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{where} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
-            "connect to the network, or give files."
-        ) from error
-    return data.to_list(), where
-
-
 def _warn_short(task: Task, split: Split, limit: int | None, size: int) -> None:
     if limit is not None and limit > size:
         logger.warning(
@@ -131,14 +115,7 @@ def _hub(task: Task, split: Split) -> list[dict[str, Any]]:
     repository, configuration = task.hub
     name = task.train if split == "train" else task.validation
     where = f"{repository} ({configuration}, {name})"
-    try:
-        data = datasets.load_dataset(repository, configuration, split=name)
-    except (OSError, ValueError, RuntimeError) as error:
-        # Offline shows as ConnectionError, as a missing cache entry or as the hub's own offline error, by version.
-        raise ValueError(
-            f"{where} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
-            "connect to the network, or give the data as files with --data_dir."
-        ) from error
+    data = hub.load(repository, configuration, name, files="give the data as files with --data_dir")
     feature = data.features.get("label")
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return _checked(task, data.to_list(), where, names)
