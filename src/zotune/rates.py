@@ -44,7 +44,7 @@ QUERIES: Final = 48
 LENGTHS: Final = (1.0, 10.0, 100.0)
 """Lengths of the probes, times eps: longer ones where the curvature drowns in the rounding of the losses."""
 
-_SURE = 3.0  # standard errors by which the mean curvature must be above zero
+_SURE = 2.0  # standard errors by which the mean curvature must be above zero
 
 
 @dataclass(frozen=True)

@@ -325,10 +325,12 @@ class ZOTrainer(Lifecycle):
         return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
 
     def losses(self, count: int) -> list[Closure]:
-        """The loss on each of the first batches of the training order, ``count`` of them or as many as there are."""
+        """The loss on each of the first ``count`` batches of the training order; where there are fewer, they come
+        again."""
         model = self._module.eval()
-        batches = itertools.islice(self.get_train_dataloader(), count)
-        return [self._loss_on(model, self._prepare_inputs(batch)) for batch in batches]
+        batches = list(itertools.islice(self.get_train_dataloader(), count))
+        losses = [self._loss_on(model, self._prepare_inputs(batch)) for batch in batches]
+        return list(itertools.islice(itertools.cycle(losses), count))
 
     def _loss_on(self, model: nn.Module, inputs: Batch) -> Closure:
         def alone() -> float | torch.Tensor:

@@ -7,15 +7,17 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import matplotlib as mpl
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from optuna.trial import FrozenTrial, TrialState
 
-from zotune.reports.style import DPI, LIGHT, METHOD_MARKERS
+from zotune.reports.style import DPI, LIGHT
 from zotune.sweep.study import scores_of, spent_by
 
 _COLUMNS = 4
@@ -54,49 +56,75 @@ def _finite(trial: FrozenTrial) -> bool:
 def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str) -> bytes:
     columns = min(len(trials), _COLUMNS)
     rows = math.ceil(len(trials) / columns)
+    limits = _limits([value for found in trials.values() for _, _, value in _points(found, metric)])
     with mpl.rc_context(LIGHT.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
-        figure = Figure(figsize=(3.4 * columns + 0.6, 2.9 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(max(2.9 * columns, 5.5), 2.7 * rows + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
-        every = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        every = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
         for axes, (label, found) in zip(every, trials.items(), strict=False):
-            _draw_method(axes, label, found, metric)
-        for axes in list(every)[len(trials) :]:
+            _draw_method(axes, label, _points(found, metric), limits)
+        for axes in every[len(trials) :]:
             axes.remove()
-        figure.suptitle(f"Validation {metric} at the end of a run, against its learning rate", fontweight="bold")
+        for axes in every[: len(trials) : columns]:
+            axes.set_ylabel(f"validation {metric}")
+        handles = [
+            Line2D([], [], color=LIGHT.text, linestyle="", marker=marker, markerfacecolor=face, label=name)
+            for name, marker, face in _LEGEND
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.suptitle(f"Validation {metric} against the learning rate", fontweight="bold")
         picture = io.BytesIO()
-        figure.savefig(
-            picture,
-            format=kind,
-            dpi=DPI,
-            metadata={"Software": None} if kind == "png" else {"Date": None, "Creator": None},
-        )
+        unchanging = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        figure.savefig(picture, format=kind, dpi=DPI, metadata=unchanging)
     return picture.getvalue()
 
 
-def _draw_method(axes: Axes, label: str, trials: list[FrozenTrial], metric: str) -> None:
+_LEGEND: Final = (
+    ("finished", "o", LIGHT.text),
+    ("broken off", "o", "none"),
+    ("outside of the figure", "^", "none"),
+)
+
+
+def _points(trials: list[FrozenTrial], metric: str) -> list[tuple[float, bool, float]]:
+    """Learning rate, whether the run was finished, and the metric; infinity for runs that diverged."""
+    points = []
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and "lr" in trial.params:
+            finished = trial.state is TrialState.COMPLETE
+            points.append((trial.params["lr"], finished, scores_of(trial).get(metric, math.inf)))
+    return points
+
+
+def _limits(values: list[float]) -> tuple[float, float]:
+    """Ends of the axis of the metric: wide enough for the better three quarters of all runs, at any rate."""
+    finite = sorted(value for value in values if math.isfinite(value))
+    if not finite:
+        return 0.0, 1.0
+    low, high = finite[0], finite[min(len(finite) - 1, math.ceil(0.75 * len(finite)))]
+    high = min(finite[-1], low + 1.5 * (high - low))
+    margin = 0.08 * (high - low or abs(low) or 1.0)
+    return low - margin, high + margin
+
+
+def _draw_method(axes: Axes, label: str, points: list[tuple[float, bool, float]], limits: tuple[float, float]) -> None:
     colour = LIGHT.of(label.split()[0])
-    marker = METHOD_MARKERS.get(label.split()[0], ".")
-    for state, filled in ((TrialState.COMPLETE, True), (TrialState.PRUNED, False)):
-        points = [
-            (trial.params["lr"], scores_of(trial)[metric])
-            for trial in trials
-            if trial.state is state and "lr" in trial.params and metric in scores_of(trial)
-        ]
-        if points:
-            axes.scatter(
-                [rate for rate, _ in points],
-                [value for _, value in points],
-                marker=marker,
-                s=28,
-                facecolors=colour if filled else "none",
-                edgecolors=colour,
-                label="finished" if filled else "broken off",
-            )
+    top = limits[1] - 0.03 * (limits[1] - limits[0])
+    for rate, finished, value in points:
+        inside = value <= limits[1]
+        axes.plot(
+            rate,
+            value if inside else top,
+            marker="o" if inside else "^",
+            markersize=5,
+            color=colour,
+            markerfacecolor=colour if finished and inside else "none",
+            linestyle="",
+        )
     axes.set_xscale("log")
-    axes.set(title=label.replace("$", r"\$"), xlabel="learning rate", ylabel=f"validation {metric}")
-    axes.label_outer()
+    axes.set_ylim(*limits)
+    axes.set_title(label.replace("$", r"\$"), fontsize=10)
+    axes.set_xlabel("learning rate")
     axes.grid(visible=True, color=LIGHT.grid, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.28), ncols=2)

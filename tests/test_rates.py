@@ -1,0 +1,138 @@
+"""`--lr auto`: the measured step against the best one of quadratic functions, and runs that take it."""
+
+import json
+
+import pytest
+import torch
+from command_runs import BATCH, shelf, train, workshop
+from torch import nn
+
+from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, ZOAdam, digest
+from zotune.rates import LENGTHS, QUERIES, batches_for, suggest_rate
+
+__all__ = ["shelf", "workshop"]
+DIMENSION = 4000
+EMBEDDED = ("--model_name", "embedded")
+
+
+def quadratic(dtype=torch.float64):
+    """f(w) = h/2 |w|^2 with the trace h * DIMENSION, away from its minimum."""
+    weight = nn.Parameter(torch.full((DIMENSION,), 0.3, dtype=dtype))
+    return weight, lambda: (2.5 * weight.double().square()).sum()  # h = 5
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "best"),
+    [
+        (MeZO, {}, 1 / (5 * DIMENSION)),
+        (MeZO, {"queries": 8}, 4 / (5 * DIMENSION)),
+        (MeZO, {"momentum": 0.9}, 0.1 / (5 * DIMENSION)),
+        (HiZOO, {}, 1 / (5 * DIMENSION)),
+        (MeZOSVRG, {"period": 4}, 1 / (4 * 5 * DIMENSION)),
+    ],
+)
+def test_it_is_the_line_search_of_a_quadratic(method, arguments, best):
+    """Gaussian directions see the trace; K averaged ones may go K times as far."""
+    weight, closure = quadratic()
+    optimizer = method([weight], lr=0.0, **arguments)
+    before = digest([weight])
+    rate = suggest_rate(optimizer, [closure] * batches_for(optimizer), safety=1.0)
+    assert rate.lr == pytest.approx(best, rel=0.05)
+    assert rate.curvature == pytest.approx(5 * DIMENSION, rel=0.05)
+    assert digest([weight]) == before
+    assert rate.queries >= 3
+
+
+def test_a_step_of_that_rate_is_the_best_one():
+    weight, closure = quadratic()
+    rate = suggest_rate(MeZO([weight], lr=0.0, seed=5), [closure] * 16, safety=1.0)
+
+    def after(lr):
+        falls = []
+        for seed in range(6):
+            other, loss = quadratic()
+            optimizer = MeZO([other], lr=lr, seed=seed)
+            start = loss().item()
+            optimizer.step(loss)
+            falls.append(start - loss().item())
+        return sum(falls)
+
+    assert after(rate.lr) > max(after(0.7 * rate.lr), after(1.4 * rate.lr), 0.0)
+
+
+def test_rescaled_rules_move_as_far():
+    """Adam's first moments divide by the root of the mean square of w; FZOO's weights are the losses' scores."""
+    weight, closure = quadratic()
+    plain = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16, safety=1.0)
+    adam = suggest_rate(ZOAdam([weight], lr=0.0), [closure] * 16, safety=1.0)
+    assert adam.lr == pytest.approx(plain.lr * plain.slope, rel=0.02)
+    signs = suggest_rate(FZOO([weight], lr=0.0, queries=9), [closure] * 16, safety=1.0)
+    # Its weights are those of the estimate over sigma, which is eps times the spread of the slopes.
+    assert signs.lr == pytest.approx(8 * plain.lr * 1e-3 * plain.slope, rel=0.3)
+
+
+def test_low_rank_and_learnt_directions_have_rates():
+    matrix = nn.Parameter(torch.full((40, 100), 0.3, dtype=torch.float64))
+    closure = lambda: (2.5 * matrix.square()).sum()  # noqa: E731
+    lozo = suggest_rate(LOZO([matrix], lr=0.0, rank=2), [closure] * 16, safety=1.0)
+    # D = U V^T has the mean square 2, and the update a factor 1/2: the trace is 2 x 5 x 4000, eta* 1 / (that / 2).
+    assert lozo.lr == pytest.approx(1 / (5 * 4000), rel=0.15)
+    loren = suggest_rate(LOREN([matrix], lr=0.0), [closure] * 8, safety=1.0)
+    assert loren.lr > 0.0
+
+
+def test_flat_and_concave_functions_have_none():
+    weight = nn.Parameter(torch.ones(50))
+    assert suggest_rate(MeZO([weight], lr=0.0), [lambda: weight.sum() * 0.0] * 8) is None
+    assert suggest_rate(MeZO([weight], lr=0.0), [lambda: -weight.square().sum()] * 8) is None
+
+
+def test_longer_probes_where_rounding_drowns_the_curvature():
+    """A loss in float32 around 1000: at eps 1e-3 its second difference is rounding only."""
+    weight = nn.Parameter(torch.full((400,), 0.1))
+    closure = lambda: 1000.0 + 0.05 * weight.square().sum()  # noqa: E731
+    rate = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16, safety=1.0)
+    assert rate.queries > 3 * 16
+    assert rate.queries <= 3 * 16 * len(LENGTHS)
+    assert rate.curvature == pytest.approx(0.1 * 400, rel=0.3)
+
+
+@pytest.mark.parametrize("queries", [2, 8, 40, 100])
+def test_a_few_dozen_queries(queries):
+    optimizer = MeZO([nn.Parameter(torch.ones(3))], lr=0.0, queries=queries)
+    cost = batches_for(optimizer) * (queries + 1)
+    assert 9 <= cost <= max(QUERIES, 3 * (queries + 1))
+
+
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize("method", ["ZO", "ZOSVRG", "LOZO", "LOREN"])
+def test_runs_measure_say_and_keep_their_rate(capsys, method):
+    words = ("--algorithm", method, "--lr", "auto", *EMBEDDED)
+    run, said = train(capsys, *words)
+    config = json.loads((run / "config.json").read_text())
+    assert config["lr"] == config["lr_measured"]["lr"] > 0.0
+    assert f"--lr auto: {config['lr']:.3g}, from slope" in said
+    if method == "ZOSVRG":
+        assert config["lr_mezosvrg_mb"] == config["lr"]
+    again, _ = train(capsys, *words)
+    assert json.loads((again / "config.json").read_text())["lr"] == config["lr"]
+    same, _ = train(capsys, *words[:2], "--lr", repr(config["lr"]), *EMBEDDED)
+    if method != "ZOSVRG":
+        rows = [[line.split(",")[5] for line in (r / "metrics.csv").read_text().splitlines()] for r in (run, same)]
+        assert rows[0] == rows[1]  # the measurement leaves no trace in the run
+
+
+@pytest.mark.usefixtures("workshop")
+def test_the_measurement_is_part_of_a_budget(capsys):
+    run, _ = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--budget_queries", "1600", *EMBEDDED)
+    config = json.loads((run / "config.json").read_text())
+    spent = config["lr_measured"]["queries"] * BATCH
+    assert config["budget_queries"] == 1600 - spent
+    _, said = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--budget_queries", "70", code=2)
+    assert "is less than the" in said
+
+
+@pytest.mark.usefixtures("workshop")
+def test_first_order_methods_have_none(capsys):
+    _, said = train(capsys, "--algorithm", "FOAdam", "--lr", "auto", code=2)
+    assert "give FOAdam a number" in said
