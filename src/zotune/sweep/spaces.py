@@ -35,6 +35,11 @@ class Range:
         """A number for a trial."""
         return trial.suggest_float(name, self.low, self.high, log=True)
 
+    def beginning(self, default: Any) -> float:
+        """The default where it is one of these, or else their middle."""
+        inside = isinstance(default, float) and self.low <= default <= self.high
+        return float(default) if inside else math.sqrt(self.low * self.high)
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -45,6 +50,10 @@ class Choice:
     def suggest(self, trial: Trial, name: str) -> Any:
         """A value for a trial."""
         return trial.suggest_categorical(name, self.values)
+
+    def beginning(self, default: Any) -> Any:
+        """The default where it is one of these, or else the first."""
+        return default if default in self.values else self.values[0]
 
 
 Space = dict[str, Range | Choice]
@@ -76,7 +85,7 @@ def space_of(entry: Entry, config: TrainConfig) -> Space:
         entry: the method.
         config: its settings, defaults included (resolved).
     """
-    assert isinstance(config.lr, float)
+    assert isinstance(config.lr, float)  # a search chooses the rate itself
     space: Space = {"lr": _around(config.lr)}
     if config.algorithm == "ZOSVRG":
         assert config.lr_mezosvrg_mb is not None

@@ -107,7 +107,8 @@ class Search:
             for point in points_of(self.space):
                 self.study.enqueue_trial(point, skip_if_exists=True)
         elif not self.study.trials:
-            self.study.enqueue_trial({name: getattr(self.settings, name) for name in self.space}, skip_if_exists=True)
+            first = {name: choice.beginning(getattr(self.settings, name)) for name, choice in self.space.items()}
+            self.study.enqueue_trial(first, skip_if_exists=True)
 
     def run(self) -> None:
         """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
