@@ -28,7 +28,7 @@ CASES = {
     "embedded-sst2": ("--model_name", "embedded", "--task", "sst2", "--full_parameter"),
     "embedded-rte": ("--model_name", "embedded", "--task", "rte", "--full_parameter"),
 }
-BUDGET = "12000"
+BUDGET = "6000"
 RUNS = "7"
 TRIALS = "5"
 SHARED = ("--samplesize", "512", "--samplesize_validation", "256", "--budget_queries", BUDGET)
