@@ -2,17 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from command_runs import BATCH, shelf, train, workshop
 from torch import nn
 
 from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, ZOAdam, digest
-from zotune.rates import LENGTHS, QUERIES, batches_for, suggest_rate
+from zotune.rates import LENGTHS, QUERIES, SAFETY, THETA, batches_for, suggest_rate
 
 __all__ = ["shelf", "workshop"]
 DIMENSION = 4000
 EMBEDDED = ("--model_name", "embedded")
+
+
+def numbers(count, seed):
+    return np.random.Generator(np.random.PCG64(seed)).normal(size=count)
 
 
 def quadratic(dtype=torch.float64):
@@ -36,8 +41,9 @@ def test_it_is_the_line_search_of_a_quadratic(method, arguments, best):
     weight, closure = quadratic()
     optimizer = method([weight], lr=0.0, **arguments)
     before = digest([weight])
-    rate = suggest_rate(optimizer, [closure] * batches_for(optimizer), safety=1.0)
-    assert rate.lr == pytest.approx(best, rel=0.05)
+    rate = suggest_rate(optimizer, [closure] * batches_for(optimizer))
+    assert rate.step == pytest.approx(best, rel=0.05)
+    assert rate.lr == pytest.approx(SAFETY * rate.step)
     assert rate.curvature == pytest.approx(5 * DIMENSION, rel=0.05)
     assert digest([weight]) == before
     assert rate.queries >= 3
@@ -45,7 +51,7 @@ def test_it_is_the_line_search_of_a_quadratic(method, arguments, best):
 
 def test_a_step_of_that_rate_is_the_best_one():
     weight, closure = quadratic()
-    rate = suggest_rate(MeZO([weight], lr=0.0, seed=5), [closure] * 16, safety=1.0)
+    rate = suggest_rate(MeZO([weight], lr=0.0, seed=5), [closure] * 16)
 
     def after(lr):
         falls = []
@@ -57,28 +63,49 @@ def test_a_step_of_that_rate_is_the_best_one():
             falls.append(start - loss().item())
         return sum(falls)
 
-    assert after(rate.lr) > max(after(0.7 * rate.lr), after(1.4 * rate.lr), 0.0)
+    assert after(rate.step) > max(after(0.7 * rate.step), after(1.4 * rate.step), 0.0)
+
+
+def test_the_noise_of_all_steps_costs_a_share_of_the_loss():
+    """On a quadratic with slopes that are pure noise, T steps of eta_T raise the loss by theta times itself."""
+    weight = nn.Parameter(torch.full((DIMENSION,), 0.3, dtype=torch.float64))
+    lines = [torch.from_numpy(numbers(DIMENSION, seed)) * 3.0 for seed in range(64)]
+
+    def on(line):
+        return lambda: 100.0 + (2.5 * weight.square()).sum() + weight @ line
+
+    T = 40
+    rate = suggest_rate(MeZO([weight], lr=0.0), [on(line) for line in lines[:16]], steps=T)
+    with torch.no_grad():
+        weight.zero_()  # the minimum of the mean: what comes now is noise
+    optimizer = MeZO([weight], lr=rate.run, seed=9)
+    for step in range(T):
+        optimizer.step(on(lines[step % 64]))
+    loss = 100.0 + 2.5 * 0.09 * DIMENSION
+    with torch.no_grad():
+        rise = float((2.5 * weight.square()).sum())
+    assert rise == pytest.approx(THETA * loss, rel=0.5)
 
 
 def test_rescaled_rules_move_as_far():
     """Adam's first moments divide by the root of the mean square of w; FZOO's weights are the losses' scores."""
     weight, closure = quadratic()
-    plain = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16, safety=1.0)
-    adam = suggest_rate(ZOAdam([weight], lr=0.0), [closure] * 16, safety=1.0)
-    assert adam.lr == pytest.approx(plain.lr * plain.slope, rel=0.02)
-    signs = suggest_rate(FZOO([weight], lr=0.0, queries=9), [closure] * 16, safety=1.0)
+    plain = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16)
+    adam = suggest_rate(ZOAdam([weight], lr=0.0), [closure] * 16)
+    assert adam.step == pytest.approx(plain.step * plain.slope, rel=0.02)
+    signs = suggest_rate(FZOO([weight], lr=0.0, queries=9), [closure] * 16)
     # Its weights are those of the estimate over sigma, which is eps times the spread of the slopes.
-    assert signs.lr == pytest.approx(8 * plain.lr * 1e-3 * plain.slope, rel=0.3)
+    assert signs.step == pytest.approx(8 * plain.step * 1e-3 * plain.slope, rel=0.3)
 
 
 def test_low_rank_and_learnt_directions_have_rates():
     matrix = nn.Parameter(torch.full((40, 100), 0.3, dtype=torch.float64))
     closure = lambda: (2.5 * matrix.square()).sum()  # noqa: E731
-    lozo = suggest_rate(LOZO([matrix], lr=0.0, rank=2), [closure] * 16, safety=1.0)
+    lozo = suggest_rate(LOZO([matrix], lr=0.0, rank=2), [closure] * 16)
     # D = U V^T has the mean square 2, and the update a factor 1/2: the trace is 2 x 5 x 4000, eta* 1 / (that / 2).
-    assert lozo.lr == pytest.approx(1 / (5 * 4000), rel=0.15)
-    loren = suggest_rate(LOREN([matrix], lr=0.0), [closure] * 8, safety=1.0)
-    assert loren.lr > 0.0
+    assert lozo.step == pytest.approx(1 / (5 * 4000), rel=0.15)
+    loren = suggest_rate(LOREN([matrix], lr=0.0), [closure] * 8)
+    assert loren.step > 0.0
 
 
 def test_flat_and_concave_functions_have_none():
@@ -91,7 +118,7 @@ def test_longer_probes_where_rounding_drowns_the_curvature():
     """A loss in float32 around 1000: at eps 1e-3 its second difference is rounding only."""
     weight = nn.Parameter(torch.full((400,), 0.1))
     closure = lambda: 1000.0 + 0.05 * weight.square().sum()  # noqa: E731
-    rate = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16, safety=1.0)
+    rate = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16)
     assert rate.queries > 3 * 16
     assert rate.queries <= 3 * 16 * len(LENGTHS)
     assert rate.curvature == pytest.approx(0.1 * 400, rel=0.3)

@@ -10,9 +10,16 @@ the Hessian's trace), so to second order the loss changes by
 
     - eta gain sum_k w_k c_k + eta^2 gain^2 h / 2 sum_k w_k^2,
 
-which is least at eta* = sum_k w_k c_k / (gain h sum_k w_k^2): the line search along the estimated direction, in closed
-form.  For MeZO it is 1 / h whatever the slope.  The estimate fits one batch, and so does its step; later batches differ
-and the weights have moved, so the rate taken is eta* times a factor below 1, `SAFETY`, measured in experiments.
+which is least at eta* = sum_k w_k c_k / (gain h sum_k w_k^2): the line search along the estimated direction, in
+closed form.  For MeZO it is 1 / h whatever the slope.  It fits one step.  Over T steps the second term adds up, while
+the first is mostly noise of the batches, so a run wants the rate at which all of its T steps cost no more than a share
+theta of the loss that there is to lose,
+
+    eta_T = sqrt(2 theta f(W) / (T gain^2 h sum_k w_k^2)),
+
+the 1 / sqrt(T) of stochastic descent (Ghadimi & Lan 2013, SIAM J. Optim. 23(4), section 3).  The rate taken is the
+smaller one of `SAFETY` eta* and eta_T times a factor of the method, `FACTORS`, which accounts for what a method learns
+on its way; both are measured (experiments/rates.py).
 
 Rules that rescale the estimate get the rate that moves the weights as much: Adam divides by the root of its second
 moment, which is that of sum_k w_k^2; heavy-ball momentum adds up 1 / (1 - beta) steps; MeZO-SVRG walks along one
@@ -36,7 +43,13 @@ from zotune.optimizer import ZerothOrder, _Probes
 from zotune.rules import Adam, Momentum
 
 SAFETY: Final = 0.3
-"""Share of eta* that is taken."""
+"""Share of eta* that is never exceeded."""
+
+THETA: Final = 0.15
+"""Share of the loss that the noise of all steps may cost."""
+
+FACTORS: Final = {"ZOAdam": 1.0, "LOZO": 1.3, "LOREN": 2.0, "HiZOO": 3.0, "FZOO": 0.7}
+"""What a method can take in place of eta_T, by class; 1 for the others."""
 
 QUERIES: Final = 48
 """Forward passes that a probe takes about, over all batches."""
@@ -53,34 +66,37 @@ class Rate:
 
     Attributes:
         lr: to be taken.
+        step: eta*, best for a single step.
+        run: eta_T, for all steps; infinity where their number is not known.
         curvature: mean of h_k.
         slope: root of the mean of c_k^2.
-        safety: share of the best step that it is.
         queries: forward passes that it took.
     """
 
     lr: float
+    step: float
+    run: float
     curvature: float
     slope: float
-    safety: float
     queries: int
 
 
 @dataclass(frozen=True)
 class _Sample:
+    loss: float
     slopes: list[float]
     curvatures: list[float]
     weights: list[float]
 
 
 @torch.no_grad()
-def suggest_rate(optimizer: ZerothOrder, closures: Iterable[Closure], *, safety: float = SAFETY) -> Rate | None:
+def suggest_rate(optimizer: ZerothOrder, closures: Iterable[Closure], *, steps: int | None = None) -> Rate | None:
     """A learning rate for an optimizer that has made no step.  The weights are not written.
 
     Args:
         optimizer: of the method, with any rate; its directions are used up, so make another one to train with.
         closures: a loss each, on different batches; `batches_for` says how many are useful.
-        safety: share of the best step on the batches that is taken.
+        steps: of the run; without it only a share of the best single step is known to be safe.
 
     Returns:
         The rate, or None where the loss has no positive curvature along the directions.
@@ -100,7 +116,7 @@ def suggest_rate(optimizer: ZerothOrder, closures: Iterable[Closure], *, safety:
         mean = statistics.fmean(curvatures)
         error = statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
         if mean > _SURE * error:
-            return _rate(optimizer, samples, mean, queries, safety)
+            return _rate(optimizer, samples, mean, queries, steps)
     return None
 
 
@@ -122,7 +138,7 @@ def _sample(optimizer: ZerothOrder, closure: Closure, length: float) -> _Sample:
     losses = [
         here + p.sign * eps * slopes[p.query] + (p.sign * eps) ** 2 / 2 * curvatures[p.query] for p in _plan(optimizer)
     ]
-    return _Sample(slopes, curvatures, optimizer._clipped(optimizer.estimator.weigh(losses, eps)))
+    return _Sample(here, slopes, curvatures, optimizer._clipped(optimizer.estimator.weigh(losses, eps)))
 
 
 def _plan(optimizer: ZerothOrder) -> Sequence[Probe]:
@@ -130,22 +146,31 @@ def _plan(optimizer: ZerothOrder) -> Sequence[Probe]:
 
 
 def _rate(
-    optimizer: ZerothOrder, samples: Sequence[_Sample], curvature: float, queries: int, safety: float
+    optimizer: ZerothOrder, samples: Sequence[_Sample], curvature: float, queries: int, steps: int | None
 ) -> Rate | None:
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
     length = statistics.fmean([_product(s.weights, s.weights) for s in samples])
+    loss = statistics.fmean([abs(s.loss) for s in samples])
     slope = math.sqrt(statistics.fmean([c * c for sample in samples for c in sample.slopes]))
-    if length == 0.0 or descent <= 0.0:
+    if length == 0.0 or descent <= 0.0 or loss == 0.0:
         return None
-    best = descent / (optimizer._matrix.gain * curvature * length)
+    gain, scale = optimizer._matrix.gain, _scale(optimizer, length)
+    step = scale * descent / (gain * curvature * length)
+    run = math.inf
+    if steps is not None:
+        run = scale * math.sqrt(2.0 * THETA * loss / (max(1, steps) * gain**2 * curvature * length))
+    lr = min(SAFETY * step, FACTORS.get(type(optimizer).__name__, 1.0) * run)
+    return Rate(lr, step, run, curvature, slope, queries)
+
+
+def _scale(optimizer: ZerothOrder, length: float) -> float:
+    """The rate at which the rule moves the weights as far as plain descent does at a rate of 1."""
     rule = optimizer.rule
     if isinstance(rule, Adam):
-        best *= math.sqrt(length)
-    elif isinstance(rule, Momentum):
-        best *= 1.0 - rule.beta
-    elif isinstance(optimizer, MeZOSVRG):
-        best /= optimizer.period
-    return Rate(safety * best, curvature, slope, safety, queries)
+        return math.sqrt(length)
+    if isinstance(rule, Momentum):
+        return 1.0 - rule.beta
+    return 1.0 / optimizer.period if isinstance(optimizer, MeZOSVRG) else 1.0
 
 
 def _product(left: Sequence[float], right: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from zotune import ZerothOrder
 from zotune.config import TrainConfig
 from zotune.rates import Rate, batches_for, suggest_rate
 from zotune.run.arguments import steps_per_epoch
+from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
 from zotune.run.optimizers import optimizer_factory
 from zotune.run.parts import Parts
@@ -48,7 +49,8 @@ def measured_rate(
     )
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, ZerothOrder)
-    rate = _agreed(suggest_rate(optimizer, trainer.losses(batches_for(optimizer))), machine)
+    losses = trainer.losses(batches_for(optimizer))
+    rate = _agreed(suggest_rate(optimizer, losses, steps=steps_of(config, len(parts.train))), machine)
     if rate is None:
         default = dataclasses.replace(config, lr=None).resolved()
         told = f"--lr auto: the loss has no curvature along the directions, so lr is the default, {default.lr:g}"
