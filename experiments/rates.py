@@ -4,7 +4,8 @@
 
 For each case (a model, a task, a way of tuning) and each method: the rate that `--lr auto` measures, and runs of the
 same budget with multiples of it.  Writes rates.json (runs that are there already are kept) and rates.md: the final
-validation losses, and by how much the loss at the measured rate is above the lowest.  The factors of `zotune.rates` were chosen on the cases that are not named ``test``.
+validation losses, and by how much the loss at the measured rate is above the lowest.  The factors of `zotune.rates`
+were chosen on the cases that are not named ``test``.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ WRONG = {
     "no tokens": ({"max_seq_length": "1"}, "--max_seq_length must be at least 2"),
     "negative rate": ({"lr": "-1e-3"}, "--lr must not be negative"),
     "rate that is no number": ({"lr": "nan"}, "--lr must be a finite number"),
-    "rate in words": ({"lr": "small"}, "--lr takes a number, not 'small'"),
+    "rate in words": ({"lr": "small"}, "--lr takes a number or auto, not 'small'"),
     "negative decay": ({"weight_decay": "-0.1"}, "--weight_decay must not be negative"),
     "one query of LOREN": ({"num_queries": "1"}, "--num_queries with LOREN must be at least 2"),
     "odd queries of ZO": ({"num_queries": "3", "algorithm": "ZO"}, "must be an even number"),

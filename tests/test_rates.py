@@ -156,7 +156,7 @@ def test_the_measurement_is_part_of_a_budget(capsys):
     spent = config["lr_measured"]["queries"] * BATCH
     assert config["budget_queries"] == 1600 - spent
     _, said = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--budget_queries", "70", code=2)
-    assert "is less than the" in said
+    assert "--budget_queries 70 is used up by --lr auto" in said
 
 
 @pytest.mark.usefixtures("workshop")

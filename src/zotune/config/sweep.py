@@ -96,8 +96,7 @@ class SweepConfig:
             "jobs": LARGEST_JOBS,
         }
         check_counts(self, bounds)
-        if any("lr" in entry.given and entry.given["lr"] == "auto" for entry in self.entries()):
-            raise ConfigError("A search chooses the rate, so --lr auto has no place in it; leave it out.")
+        self.entries()
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("zotune sweep needs the package optuna; install zotune[sweep].")
 

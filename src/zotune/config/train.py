@@ -139,7 +139,7 @@ class TrainConfig:
         Flag(
             "optimizer",
             "learning rate; with ZOSVRG that of the full-batch steps; auto measures one before the run",
-            default_text="per method",
+            default_text="auto; per method for the embedded model and first order",
             metavar="X|auto",
             words=(AUTO,),
         ),
@@ -256,13 +256,15 @@ class TrainConfig:
         checks.check_choices(self)
         algorithm = ALGORITHMS[self.algorithm]
         embedded = self.model_name == EMBEDDED
+        default = algorithm.lr_embedded if embedded else AUTO if algorithm.zeroth_order else algorithm.lr
+        lr = default if self.lr is None else self.lr
         minibatch = algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
         return dataclasses.replace(
             self,
             task=self.task if self.train_file is None else OWN,
             full_parameter=self.full_parameter or self.tuning == "full",
-            lr=(algorithm.lr_embedded if embedded else algorithm.lr) if self.lr is None else self.lr,
-            lr_mezosvrg_mb=_default(self.lr_mezosvrg_mb, None if self.lr == AUTO else minibatch),
+            lr=lr,
+            lr_mezosvrg_mb=_default(self.lr_mezosvrg_mb, None if lr == AUTO else minibatch),
             num_queries=_default(self.num_queries, algorithm.queries),
             noise=_default(self.noise, algorithm.noise),
             batchsize_limit=_default(self.batchsize_limit, self.batchsize),

@@ -101,7 +101,7 @@ def _limits(values: list[float]) -> tuple[float, float]:
     finite = sorted(value for value in values if math.isfinite(value))
     if not finite:
         return 0.0, 1.0
-    low, high = finite[0], finite[min(len(finite) - 1, math.ceil(0.75 * len(finite)))]
+    low, high = finite[0], finite[int(0.75 * (len(finite) - 1))]
     high = min(finite[-1], low + 1.5 * (high - low))
     margin = 0.08 * (high - low or abs(low) or 1.0)
     return low - margin, high + margin

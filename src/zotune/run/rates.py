@@ -7,8 +7,8 @@ from typing import Any
 import torch.distributed as dist
 
 from zotune import ZerothOrder
-from zotune.config import TrainConfig
-from zotune.rates import Rate, batches_for, suggest_rate
+from zotune.config import ALGORITHMS, TrainConfig
+from zotune.rates import LENGTHS, Rate, batches_for, suggest_rate
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
@@ -19,9 +19,11 @@ from zotune.run.trainers import make_trainer
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Settings with a number as rate, what config.json says about it, and a sentence for the person."""
+    """Settings with a number as rate, forward passes of one example that it took, what config.json says about it, and
+    a sentence for the person."""
 
     config: TrainConfig
+    forwards: int
     facts: dict[str, Any]
     sentence: str
 
@@ -31,7 +33,7 @@ def measured_rate(
 ) -> Measured:
     """Measure the rate along directions of the method, on the first batches of the run.
 
-    The forward passes that it takes are taken off a budget.  Where the loss has no curvature to go by, the rate is the
+    Where the loss has no curvature to go by, the rate is the
     default.
 
     Args:
@@ -51,20 +53,21 @@ def measured_rate(
     assert isinstance(optimizer, ZerothOrder)
     losses = trainer.losses(batches_for(optimizer))
     rate = _agreed(suggest_rate(optimizer, losses, steps=steps_of(config, len(parts.train))), machine)
+    queries = rate.queries if rate else len(LENGTHS) * len(losses) * (2 * optimizer.estimator.directions + 1)
+    forwards = queries * trainer.args.train_batch_size * machine.processes
     if rate is None:
-        default = dataclasses.replace(config, lr=None).resolved()
-        told = f"--lr auto: the loss has no curvature along the directions, so lr is the default, {default.lr:g}"
-        return Measured(default, {}, f"{told}.")
-    forwards = rate.queries * trainer.args.train_batch_size * machine.processes
-    budget = None if config.budget_queries is None else max(1, config.budget_queries - forwards)
+        algorithm = ALGORITHMS[config.algorithm]
+        cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=algorithm.lr_minibatch)
+        told = f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, which is cautious"
+        return Measured(cautious, forwards, {}, f"{told}.")
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
-    chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch, budget_queries=budget)
+    chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
     facts = {"lr_measured": dataclasses.asdict(rate)}
     sentence = (
         f"--lr auto: {rate.lr:.3g}, from slope {rate.slope:.3g} and curvature {rate.curvature:.3g} along the"
         f" directions, in {rate.queries} queries."
     )
-    return Measured(chosen, facts, sentence)
+    return Measured(chosen, forwards, facts, sentence)
 
 
 def _agreed(rate: Rate | None, machine: Machine) -> Rate | None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.parts import Parts, load_parts, rows_digest
-from zotune.run.rates import measured_rate
+from zotune.run.rates import Measured, measured_rate
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
@@ -280,16 +281,41 @@ class TrainingRun:
             resumed=resumed,
         )
 
+    def measure(self) -> float:
+        """The rate that ``--lr auto`` would take; trains nothing and makes no run folder.
+
+        Raises:
+            ConfigError: see `execute`.
+        """
+        self.config = dataclasses.replace(self.config, lr=AUTO).resolved()
+        self.config.validate()
+        machine = choose_machine(self.config, self.say)
+        with quiet_libraries(self.say), tempfile.TemporaryDirectory() as folder:
+            rate = self._measured_rate(machine, self._load(machine), Path(folder)).config.lr
+        assert isinstance(rate, float)
+        return rate
+
     def _measure_rate(self, machine: Machine, parts: Parts) -> None:
-        """Put a number in the place of --lr auto."""
+        """Put a number in the place of --lr auto; what it takes is part of a budget."""
         if self.config.lr != AUTO:
             return
         assert self.folder is not None
-        seeds = {"seed": self._seed("rate"), "order_seed": self._seed("order")}
-        measured = measured_rate(self.config, machine, parts, folder=self.folder, **seeds)
-        self.config, self._measured = measured.config, measured.facts
-        self._check_steps(parts)
+        measured = self._measured_rate(machine, parts, self.folder)
+        budget = self.config.budget_queries
+        if budget is not None:
+            budget -= measured.forwards
+            if budget < next(step_costs(self.config, len(parts.train))):
+                raise ConfigError(
+                    f"--budget_queries {self.config.budget_queries} is used up by --lr auto, which takes"
+                    f" {measured.forwards}; give more, or a number as --lr."
+                )
+        self.config = dataclasses.replace(measured.config, budget_queries=budget)
+        self._measured = measured.facts
         self.say(measured.sentence)
+
+    def _measured_rate(self, machine: Machine, parts: Parts, folder: Path) -> Measured:
+        seeds = {"seed": self._seed("rate"), "order_seed": self._seed("order")}
+        return measured_rate(self.config, machine, parts, folder=folder, **seeds)
 
     def _check_arguments(self, machine: Machine, parts: Parts) -> None:
         """Raise `ConfigError` for arguments that the library does not take, before there is a folder."""

@@ -1,6 +1,7 @@
 """What a search may choose: ranges for TPE around the default rate, and the lists of the papers.
 
-Rates depend on the model above all, so their range is the default two decades down and up.  The lists: those of MeZO
+Rates depend on the model above all, so their range goes two decades down and up from the default, or from a measured
+rate one and a half down and one up.  The lists: those of MeZO
 (arXiv 2305.17333, OPT-13B) and LOZO (arXiv 2410.07698, OPT-13B; its rates times the rank, as LOZO's are here) are the
 papers'; for the other methods the papers' constants with MeZO's rates, a decade more for those with a preconditioner.
 """
@@ -21,6 +22,7 @@ from zotune.config import ConfigError, TrainConfig, nearest, shortened
 from zotune.config.compare import OF_A_METHOD, Entry, check_method
 
 DECADES: Final = 2.0
+MEASURED: Final = (1.5, 1.0)
 _ADAPTERS: Final = ("lora", "prefix", "prompt")
 
 
@@ -78,26 +80,26 @@ def kind_of(config: TrainConfig) -> str:
     return "lora" if config.adapter is not None and config.tuning != "head" else "full"
 
 
-def space_of(entry: Entry, config: TrainConfig) -> Space:
+def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -> Space:
     """Ranges for TPE, without what the entry has fixed.
 
     Args:
         entry: the method.
         config: its settings, defaults included (resolved).
+        measured: rate of ``--lr auto`` where that is the default.
     """
-    assert isinstance(config.lr, float)  # a search chooses the rate itself
-    space: Space = {"lr": _around(config.lr)}
+    rate = config.lr if measured is None else measured
+    assert isinstance(rate, float)
+    down, up = (DECADES, DECADES) if measured is None else MEASURED
+    space: Space = {"lr": Range(rate * 10**-down, rate * 10**up)}
     if config.algorithm == "ZOSVRG":
-        assert config.lr_mezosvrg_mb is not None
-        space["lr_mezosvrg_mb"] = _around(config.lr_mezosvrg_mb)
+        other = config.lr_mezosvrg_mb if measured is None else measured
+        assert other is not None
+        space["lr_mezosvrg_mb"] = Range(other * 10**-down, other * 10**up)
     if kind_of(config) != "full" and config.zeroth_order:
         space["perturbation_scale"] = Choice((1e-3, 1e-2, 1e-1))
     space |= _OTHERS.get(config.algorithm, {})
     return {name: choice for name, choice in space.items() if name not in entry.given or name == "momentum"}
-
-
-def _around(rate: float) -> Range:
-    return Range(rate * 10**-DECADES, rate * 10**DECADES)
 
 
 def grid_of(entry: Entry, config: TrainConfig) -> Space:

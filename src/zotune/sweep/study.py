@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zotune import NonFiniteLossError
-from zotune.config import ConfigError, TrainConfig, config_from_text
+from zotune.config import AUTO, ConfigError, TrainConfig, config_from_text
 from zotune.config.compare import Entry, Given
 from zotune.config.sweep import SweepConfig
 from zotune.run.budget import FIRST_ORDER
@@ -30,6 +30,7 @@ DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
 
+_MEASURED = "measured"
 _SPENT = "forwards"
 _FOLDER = "folder"
 _SCORES = "scores"
@@ -61,8 +62,6 @@ class Search:
         self._config, self._out, self._say, self.metric = config, out, say, config.metric
         self.settings = config_from_text(self.base).resolved()
         self.settings.validate()
-        self.space = self._chosen_space()
-        self.goal = len(points_of(self.space)) if config.search == "grid" else config.runs
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -80,18 +79,27 @@ class Search:
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
+        self.space: Space = {}
+        self.goal = config.runs
+        self._choose_space()
 
     @staticmethod
     def _base_of(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry) -> Given:
         spent = {"budget_queries": str(config.budget_queries), "evaluations": str(config.evaluations)}
         return {**shared, "algorithm": entry.algorithm, **entry.given, **spent}
 
-    def _chosen_space(self) -> Space:
+    def _choose_space(self) -> None:
+        """The space, unless it waits for a measured rate."""
         own = read_space(self._config.space).get(self.entry.method)
+        grid = self._config.search == "grid"
+        measured = self.study.user_attrs.get(_MEASURED)
         if own is not None:
-            return own
-        make = grid_of if self._config.search == "grid" else space_of
-        return make(self.entry, self.settings)
+            self.space = own
+        elif grid:
+            self.space = grid_of(self.entry, self.settings)
+        elif self.settings.lr != AUTO or measured is not None:
+            self.space = space_of(self.entry, self.settings, measured)
+        self.goal = len(points_of(self.space)) if grid else self._config.runs
 
     def prepare(self) -> None:
         """Refuse a study of other settings, and put the points that are to be tried in any case in the queue."""
@@ -103,12 +111,29 @@ class Search:
                 f"The study {self.study.study_name} has runs with other settings; give another --out or --storage, or"
                 " the settings that it began with."
             )
+        if not self.space:
+            self._measure()
         if self._config.search == "grid":
             for point in points_of(self.space):
                 self.study.enqueue_trial(point, skip_if_exists=True)
         elif not self.study.trials:
-            first = {name: choice.beginning(getattr(self.settings, name)) for name, choice in self.space.items()}
+            measured = self.study.user_attrs.get(_MEASURED)
+            rates = {} if measured is None else {"lr": measured, "lr_mezosvrg_mb": measured}
+            defaults = {**self.settings.__dict__, **rates}
+            first = {name: choice.beginning(defaults[name]) for name, choice in self.space.items()}
             self.study.enqueue_trial(first, skip_if_exists=True)
+
+    def _measure(self) -> None:
+        """The rate of `--lr auto`, around which the search looks."""
+        run = TrainingRun(self._settings({"lr": AUTO}), Console(quiet=True))
+        rate = run.measure()
+        self.study.set_user_attr(_MEASURED, rate)
+        self._choose_space()
+        self._say(f"{self.entry.label}: --lr auto takes {shown(rate)}, around which the search looks.")
+
+    def _settings(self, chosen: Mapping[str, Any]) -> TrainConfig:
+        words = {name: repr(value) if isinstance(value, float) else str(value) for name, value in chosen.items()}
+        return config_from_text({**self.base, **words, "results": str(self._out / "runs" / self.entry.label)})
 
     def run(self) -> None:
         """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
@@ -139,8 +164,7 @@ class Search:
 
     def _train(self, trial: optuna.Trial) -> float:
         chosen = {name: choice.suggest(trial, name) for name, choice in self.space.items()}
-        given = {**self.base, **{name: repr(v) if isinstance(v, float) else str(v) for name, v in chosen.items()}}
-        settings = config_from_text({**given, "results": str(self._out / "runs" / self.entry.label)})
+        settings = self._settings(chosen)
         watcher = _Watcher(trial, self._config.metric, 1 if settings.zeroth_order else FIRST_ORDER)
         # What a run says goes to its folder's rows; a search of a hundred runs would fill the screen.
         run = TrainingRun(settings, Console(quiet=True), callbacks=[watcher], pictures=False)
