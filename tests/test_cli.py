@@ -8,7 +8,16 @@ import zotune
 import zotune.cli
 from zotune.cli import main
 from zotune.cli.flags import parse_flags
-from zotune.config import EVALUATE_FLAGS, FLAGS, METHOD_FLAGS, config_from_text, notices
+from zotune.config import (
+    EVALUATE_FLAGS,
+    FLAGS,
+    METHOD_FLAGS,
+    CompareConfig,
+    SweepConfig,
+    config_from_text,
+    notices,
+)
+from zotune.config.flags import flags_of
 
 README_COMMAND = """python main.py\\
     --epochs $epochs \\
@@ -56,7 +65,7 @@ WRONG = {
     "flag without a value": ("--task", "--task needs a value."),
     "flag without a value in between": ("--task --lr 1", "--task needs a value."),
     "switch with a value": ("--full_parameter=no", "--full_parameter is a switch, so it takes no value"),
-    "rate in words": ("--lr tiny", "--lr takes a number, not 'tiny'."),
+    "rate in words": ("--lr tiny", "--lr takes a number or auto, not 'tiny'."),
     "negative rate": ("--lr -1e-3", "--lr must not be negative, but is -0.001."),
     "negative rate with a sign of equality": ("--lr=-1", "--lr must not be negative"),
     "rate that is no number": ("--lr nan", "--lr must be a finite number"),
@@ -149,6 +158,13 @@ def test_the_table_of_the_documentation_is_complete():
     asked = dict(re.findall(r"^\| `--(\w+)` \|(.*)\|$", text[begin:end], re.M))
     assert set(asked) == set(EVALUATE_FLAGS)
     assert all(EVALUATE_FLAGS[flag].default_text in row for flag, row in asked.items())
+    page = (Path(__file__).resolve().parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
+    parts = page.split("## Tune at a budget")
+    for part, config in zip(parts, (CompareConfig, SweepConfig), strict=True):
+        own = flags_of(config)
+        written = dict(re.findall(r"^\| `--(\w+)` \|(.*)\|$", part, re.M))
+        assert set(written) == set(own)
+        assert all(own[flag].default_text in row for flag, row in written.items())
     text = text[:begin]  # the flags of the others have tests of their own
     rows = dict(re.findall(r"^\| `--(\w+)` \|(.*)\|$", text, re.M))
     assert set(rows) == set(FLAGS)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from zotune.evaluators import DataParallel, InPlace, NonFiniteLossError, Overlay, Stacked, Staged
     from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
     from zotune.optimizer import ZerothOrder
+    from zotune.rates import Rate, suggest_rate
 
 __version__ = "0.1.0"
 
@@ -25,11 +26,13 @@ __all__ = [
     "MeZOSVRG",
     "NonFiniteLossError",
     "Overlay",
+    "Rate",
     "Stacked",
     "Staged",
     "ZOAdam",
     "ZerothOrder",
     "digest",
+    "suggest_rate",
 ]
 
 _HOMES = {
@@ -37,6 +40,7 @@ _HOMES = {
     "zotune.evaluators": ("DataParallel", "InPlace", "NonFiniteLossError", "Overlay", "Stacked", "Staged"),
     "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
     "zotune.optimizer": ("ZerothOrder",),
+    "zotune.rates": ("Rate", "suggest_rate"),
 }
 
 
