@@ -107,7 +107,7 @@ def _check_ranges(config: "TrainConfig") -> None:
         if (value := getattr(config, name)) is not None and value < 1:
             raise ConfigError(f"--{name} must be at least 1, not {value}.")
     for name in _ABOVE_ZERO:
-        if (value := getattr(config, name)) <= 0:
+        if (value := getattr(config, name)) is not None and value <= 0:
             raise ConfigError(f"--{name} must be above 0, not {value}.")
     for name in _NOT_NEGATIVE:
         value = getattr(config, name)

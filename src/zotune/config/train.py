@@ -20,6 +20,10 @@ T = TypeVar("T")
 AUTO: Final = "auto"
 """The learning rate that is measured before the run."""
 
+SCALE: Final = 1e-3
+SCALES: Final = {"lora": 1e-2, "prefix": 1e-1, "prompt": 1e-1}
+"""Length of a probe by what is trained, as in the experiments of MeZO (arXiv 2305.17333)."""
+
 OWN: Final = "own"
 """Name of the task of a user's own data."""
 
@@ -161,7 +165,14 @@ class TrainConfig:
             default_text="2 (ZO, ZOAdam, LOZO), 3 (ZOSVRG, HiZOO), 6 (LOREN), 8 (FZOO)",
         ),
     ] = None
-    perturbation_scale: Annotated[float, Flag("queries", "length of the step from the weights to a probe")] = 0.001
+    perturbation_scale: Annotated[
+        float | None,
+        Flag(
+            "queries",
+            "length of the step from the weights to a probe",
+            default_text="0.001; 0.01 with --tuning lora, 0.1 with prefix and prompt",
+        ),
+    ] = None
     noise: Annotated[
         str | None,
         Flag(
@@ -265,6 +276,7 @@ class TrainConfig:
             full_parameter=self.full_parameter or self.tuning == "full",
             lr=lr,
             lr_mezosvrg_mb=_default(self.lr_mezosvrg_mb, None if lr == AUTO else minibatch),
+            perturbation_scale=_default(self.perturbation_scale, SCALES.get(self.tuning or "", SCALE)),
             num_queries=_default(self.num_queries, algorithm.queries),
             noise=_default(self.noise, algorithm.noise),
             batchsize_limit=_default(self.batchsize_limit, self.batchsize),
