@@ -91,8 +91,14 @@ def test_methods_with_flags_of_their_own():
         (["--target", "loss=low"], "--target is accuracy=VALUE or loss=VALUE"),
         (["--reference", "LORN"], "--reference LORN is none of the methods ZO, LOZO, LOREN; did you mean LOREN?"),
         (["--settings", "nowhere.json"], "--settings nowhere.json cannot be read"),
-        (["--epochs", "3"], "There is no flag --epochs"),
-        (["--algorithms", "ZO,LOREN --num_queries 1"], "LOREN: --num_queries with LOREN must be at least 2"),
+        (["--epochs", "3"], "zotune compare sets --epochs itself"),
+        (["--early_stopping"], "zotune compare sets --early_stopping itself"),
+        (["--target", "accuracy=nan"], "--target is accuracy=VALUE or loss=VALUE"),
+        (["--algorithms", "ZO --full_parameter=x"], "is a switch, so it takes no value"),
+        (
+            ["--algorithms", "ZO,LOREN --num_queries 1"],
+            "LOREN --num_queries 1: --num_queries with LOREN must be at least 2",
+        ),
         (["--task", "boolk"], "Did you mean 'boolq'?"),
         (["--budget_queries", "7"], "ZO, trial 0: --budget_queries 7 is less than the 16 forward passes"),
     ],
@@ -196,7 +202,9 @@ def test_a_comparison_is_one_report_and_the_same_command_completes_it(workshop, 
     assert err.count("accuracy") == 6
     with (workshop / "out" / "runs.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert {(row["method"], row["trial"]) for row in rows} == {(m, t) for m in ("ZO", "FOSGD", "LOZO") for t in "01"}
+    assert {(row["method"], row["trial"]) for row in rows} == {
+        (method, trial) for method in ("ZO", "FOSGD", "LOZO --rank 1") for trial in "01"
+    }
     assert all(96 < float(row["forward_passes"]) <= 128 for row in rows)
     text = page.read_text()
     assert not re.search(r"(src|href|srcset)=[\"'](?!data:)", text)  # self-contained
@@ -218,7 +226,7 @@ def test_a_comparison_is_one_report_and_the_same_command_completes_it(workshop, 
     assert before == {path: path.read_bytes() for path in before}  # drawn again, bit for bit
 
     _, err = compare(capsys, *words, "--lr", "1e-4", "--out", "out", code=2)
-    assert "holds a run with other settings (1e-3 there, 1e-4 now)" in err
+    assert "holds a run with other settings (--lr 0.001 there, 0.0001 now)" in err
     more = (*words[:3], "3", *words[4:])
     _, err = compare(capsys, *more, "--out", "out")
     assert "6 of 9 runs are there already." in err
@@ -243,11 +251,11 @@ def test_a_run_that_diverges_is_told(workshop, capsys):
     _, err = compare(
         capsys, "--algorithms", "ZO,FOSGD --lr 1e30", "--trials", "1", "--budget_queries", "256", "--out", "out"
     )
-    assert "FOSGD, trial 0: the loss became infinite or NaN in step" in err
+    assert "FOSGD --lr 1e30, trial 0: the loss became infinite or NaN in step" in err
     text = (workshop / "out" / "report.md").read_text()
-    assert "the loss of FOSGD became infinite or NaN" in text
+    assert "the loss of FOSGD --lr 1e30 became infinite or NaN" in text
     assert "1, 1 diverged" in text
-    assert state_of(workshop / "out/runs/FOSGD/trial-0") == "diverged"
+    assert state_of(workshop / "out/runs" / slug("FOSGD --lr 1e30") / "trial-0") == "diverged"
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -298,3 +306,104 @@ def test_a_file_in_the_place_of_the_folder(workshop, capsys):
 def test_labels_that_matplotlib_and_html_would_read_as_something_else():
     with pytest.raises(ConfigError):
         labelled("ZO --lr $x$,ZO --lr $x$", {})
+
+
+def finished(workshop, capsys, *words):
+    compare(capsys, "--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", *words, "--out", "out")
+    return run_folder(workshop / "out/runs/ZO/trial-0")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("metrics.csv", lambda text: text[: len(text) // 2]),
+        ("metrics.csv", lambda text: ""),
+        ("metrics.csv", lambda text: None),
+        ("metrics.csv", lambda text: "\udcff"),
+        ("config.json", lambda text: "{"),
+    ],
+)
+def test_finished_runs_whose_files_are_damaged_are_named(workshop, capsys, name, damage):
+    run = finished(workshop, capsys)
+    text = damage((run / name).read_text())
+    if text is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_text(text, errors="surrogateescape")
+    words = ("--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", "--out", "out")
+    _, err = compare(capsys, *words, code=2)
+    assert "ZO, trial 0: the files in" in err
+    assert "are not as the run wrote them" in err
+
+
+def test_another_order_or_spelling_of_the_flags_is_the_same_comparison(workshop, capsys):
+    finished(workshop, capsys, "--weight_decay", "0.5", "--clipping")
+    words = ("--clipping", "--weight_decay", "5e-1", "--algorithms", "ZO,FOSGD", "--trials", "01")
+    _, err = compare(capsys, *words, "--budget_queries", "96", "--out", "out")
+    assert "2 of 2 runs are there already." in err
+
+
+def test_a_refused_comparison_reserves_no_folder(workshop, capsys):
+    compare(capsys, "--algorithms", "ZO", "--trials", "1", "--budget_queries", "3", "--out", "out", code=2)
+    compare(capsys, "--algorithms", "ZO", "--trials", "1", "--budget_queries", "32", "--out", "out")
+
+
+def test_runs_of_somebody_else_are_left_alone(workshop, capsys):
+    finished(workshop, capsys)
+    (workshop / "out/runs/ZO/trial-0/run.json").unlink()
+    words = ("--algorithms", "ZO", "--trials", "1", "--budget_queries", "96", "--out", "out")
+    _, err = compare(capsys, *words, code=2)
+    assert "holds a run that is not known here" in err
+
+
+def test_a_run_that_is_still_trained_is_waited_for_by_hand(workshop, capsys):
+    from zotune.run.lock import FolderLock
+
+    run = finished(workshop, capsys)
+    (run / "summary.json").unlink()
+    lock = FolderLock(run)
+    words = ("--algorithms", "ZO", "--trials", "1", "--budget_queries", "96", "--out", "out")
+    _, err = compare(capsys, *words, code=2)
+    lock.release()
+    assert f"is being trained by process {os.getpid()}" in err
+    compare(capsys, *words)
+
+
+def test_first_order_runs_that_were_stopped_begin_again(workshop, capsys):
+    finished(workshop, capsys)
+    run = run_folder(workshop / "out/runs/FOSGD/trial-0")
+    (run / "summary.json").write_text(json.dumps({"status": "stopped"}))
+    words = ("--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", "--out", "out")
+    _, err = compare(capsys, *words)
+    assert "1 of 2 runs are there already." in err
+    assert not run.exists()
+
+
+def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
+    words = ("--model_name", "embedded", "--algorithms", "ZO --lr auto,LOZO", "--trials", "1", "--evaluations", "2")
+    command = ["compare", *words, "--samplesize", "32", "--samplesize_validation", "8", "--budget_queries", "1600"]
+    assert main([*command, "--out", "out"]) == 0
+    capsys.readouterr()
+    with (workshop / "out" / "runs.csv").open() as lines:
+        costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
+    assert costs == {"ZO --lr auto": 1600.0, "LOZO": 1600.0}
+
+
+def test_a_killed_run_is_said_and_the_others_are_reported(workshop, capsys, monkeypatch):
+    finished(workshop, capsys)
+    from zotune.compare import running
+
+    real = subprocess.Popen
+
+    def killed(command, **options):
+        process = real(command, **options)
+        process.kill()
+        return process
+
+    monkeypatch.setattr(running.subprocess, "Popen", killed)
+    words = ("--algorithms", "ZO,LOZO", "--trials", "1", "--budget_queries", "96", "--out", "out")
+    _, err = compare(capsys, *words, code=1)
+    assert "LOZO, trial 0 was killed by signal 9" in err
+    assert "LOZO, trial 0 is not in the report" in err
+    out, err = compare(capsys, "--algorithms", "HiZOO", *words[2:], code=1)
+    assert out == ""

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import platform
 import shlex
 
 import pytest
@@ -72,14 +73,14 @@ def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
     with (workshop / "out" / "trials.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 6
-    for method in ("ZO", "LOZO"):
+    for method in ("ZO", "LOZO --rank 1"):
         losses = {
             float(row["lr"]): float(row["loss"])
             for row in rows
             if row["method"] == method and row["state"] == "finished"
         }
         assert best[method]["lr"] == min(losses, key=losses.get)
-    assert best["LOZO"]["rank"] == "1"
+    assert best["LOZO --rank 1"]["rank"] == "1"
     assert (workshop / "out" / "sweep.png").stat().st_size > 1000
 
     # The printed command makes the best run again.
@@ -95,9 +96,18 @@ def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
     assert after[:3] == before
     assert len(after) == 4
     _, err = sweep(capsys, *words, "--runs", "4", "--init_seed", "7", code=2)
-    assert "has runs with other settings" in err
+    assert "has runs with another --init_seed" in err
 
-    words = ("--algorithms", "ZO,LOZO", "--settings", "out/best.json", "--trials", "1", "--budget_queries", "64")
+    words = (
+        "--algorithms",
+        "ZO,LOZO --rank 1",
+        "--settings",
+        "out/best.json",
+        "--trials",
+        "1",
+        "--budget_queries",
+        "64",
+    )
     assert main(["compare", *SHARED, *words, "--out", "compared"]) == 0
     rate = f"{best['ZO']['lr']:g}"
     assert f"| ZO | {rate} |" in (workshop / "compared" / "report.md").read_text()
@@ -114,7 +124,8 @@ def test_a_grid_is_tried_once_whole(workshop, capsys):
 
 
 def test_a_budget_for_all_runs_of_a_method(workshop, capsys):
-    words = ("--algorithms", "ZO", "--budget_queries", "64", "--prune", "none", "--runs", "50")
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
+    words = ("--algorithms", "ZO", "--budget_queries", "64", "--prune", "none", "--runs", "50", "--space", "space.json")
     sweep(capsys, *words, "--total_queries", "150", "--out", "out")
     assert [trial.user_attrs["forwards"] for trial in study(workshop, "ZO").trials] == [64, 64, 64]
 
@@ -156,6 +167,8 @@ def test_processes_share_a_study(workshop, capfd):
         (["--storage", "nosuch://x"], "--storage nosuch://x cannot be opened"),
         (["--space", "nowhere.json"], "--space nowhere.json cannot be read"),
         (["--lr", "fast"], "--lr takes a number or auto, not 'fast'."),
+        (["--algorithms", "ZO", "--lr", "0"], "A search around --lr 0 is none"),
+        (["--algorithms", "FOAdam --lr 1e-3"], "There is nothing to search for FOAdam --lr 1e-3"),
         (["--budget_queries", "3"], "--budget_queries 3 is less than"),
     ],
 )
@@ -171,6 +184,12 @@ def test_mistakes_are_one_sentence(workshop, capsys, words, sentence):
         ({"ZO": {"lr": []}}, "give a list of values"),
         ({"ZO": {"samplesize": [1]}}, "--space names samplesize, which no method can search"),
         ({"ZO": [1]}, "is not of the form"),
+        ({"ZO": {"rank": [1]}}, "--space names rank, which has no effect with ZO"),
+        ({"ZO": {"lr": [1e-3, True]}}, "give a list of values"),
+        ({"ZO": {"lr": [1e-3, "x"]}}, "give a list of values"),
+        ({"ZO": {"num_queries": [2, 3]}}, "--num_queries with ZO must be an even number"),
+        ({"LOREN": {"lr": [1e-3]}}, "--space has LOREN, which --algorithms does not name"),
+        ({"ZO": {}}, "There is nothing to search for ZO"),
         ({"ZZ": {}}, "There is no method 'ZZ'"),
     ],
 )
@@ -185,3 +204,71 @@ def test_the_axis_of_the_metric_leaves_out_what_is_far_off():
     assert low < 0.1
     assert 0.4 < high < 1e9
     assert _limits([math.inf]) == (0.0, 1.0)
+
+
+def test_a_grid_point_whose_run_was_stopped_is_tried_again(workshop, capsys, monkeypatch):
+    from zotune.sweep.study import Search
+
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4, 3e-4]}}))
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
+    words = (*words, "--budget_queries", "32", "--out", "out")
+
+    def stopped(self, trial):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_train", stopped)
+        _, err = sweep(capsys, *words, code=130)
+        assert "the same command goes on" in err
+    found = study(workshop, "ZO")
+    hanging = found.ask()  # as of a process that was killed
+    hanging.set_user_attr("process", f"{platform.node()}:{2**22 + 1}")
+    sweep(capsys, *words)
+    done = [
+        trial.params["lr"] for trial in study(workshop, "ZO").get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    ]
+    assert sorted(done) == [1e-4, 2e-4, 3e-4]
+
+
+def test_processes_do_not_try_a_grid_point_twice(workshop, capfd):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
+    words = ["--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--jobs", "3"]
+    assert main(["sweep", *SHARED, *words, "--budget_queries", "32", "--out", "out"]) == 0
+    done = study(workshop, "ZO").get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert sorted(trial.params["lr"] for trial in done) == [1e-4, 2e-4]
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--metric", "accuracy"), "has runs with another metric"),
+        (("--space", "other.json"), "has runs with another space"),
+        (("--weight_decay", "0.1"), "has runs with another --weight_decay"),
+    ],
+)
+def test_a_study_goes_on_as_it_began(workshop, capsys, words, sentence):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
+    (workshop / "other.json").write_text(json.dumps({"ZO": {"perturbation_scale": {"low": 1e-4, "high": 1e-3}}}))
+    first = ("--algorithms", "ZO", "--runs", "1", "--budget_queries", "32", "--out", "out")
+    sweep(capsys, *first, "--space", "space.json")
+    spaces = () if "--space" in words else ("--space", "space.json")
+    _, err = sweep(capsys, *first, *spaces, *words, code=2)
+    assert sentence in err
+
+
+def test_a_refused_search_reserves_no_study(workshop, capsys):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
+    first = ("--algorithms", "ZO", "--runs", "1", "--space", "space.json", "--out", "out")
+    sweep(capsys, *first, "--budget_queries", "3", code=2)
+    sweep(capsys, *first, "--budget_queries", "32")
+
+
+def test_switches_and_whole_numbers_are_searched(workshop, capsys):
+    space = {"LOREN": {"full_parameter": [True, False], "num_queries": {"low": 2, "high": 8}, "lr": [1e-3]}}
+    (workshop / "space.json").write_text(json.dumps(space))
+    words = ("--algorithms", "LOREN", "--runs", "3", "--space", "space.json", "--budget_queries", "128")
+    _, err = sweep(capsys, *words, "--out", "out")
+    tried = [trial.params for trial in study(workshop, "LOREN").trials]
+    assert {type(params["num_queries"]) for params in tried} == {int}
+    assert "--full_parameter True" not in err

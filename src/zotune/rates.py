@@ -18,8 +18,7 @@ theta of the loss that there is to lose,
     eta_T = sqrt(2 theta f(W) / (T gain^2 h sum_k w_k^2)),
 
 the 1 / sqrt(T) of stochastic descent (Ghadimi & Lan 2013, SIAM J. Optim. 23(4), section 3).  The rate taken is the
-smaller one of `SAFETY` eta* and eta_T times a factor of the method, `FACTORS`, which accounts for what a method learns
-on its way; both are measured (experiments/rates.py).
+smaller one of `SAFETY` eta* and eta_T times a factor of the method, `FACTORS`; both are measured (experiments).
 
 Rules that rescale the estimate get the rate that moves the weights as much: Adam divides by the root of its second
 moment, which is that of sum_k w_k^2; heavy-ball momentum adds up 1 / (1 - beta) steps; MeZO-SVRG walks along one
@@ -48,8 +47,9 @@ SAFETY: Final = 0.3
 THETA: Final = 0.15
 """Share of the loss that the noise of all steps may cost."""
 
-FACTORS: Final = {"ZOAdam": 1.0, "LOZO": 1.3, "LOREN": 2.0, "HiZOO": 3.0, "FZOO": 0.7}
-"""What a method can take in place of eta_T, by class; 1 for the others."""
+FACTORS: Final = {"ZOAdam": 0.7, "FZOO": 0.3}
+"""What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by them
+makes the steps of these two larger than they were at first."""
 
 QUERIES: Final = 48
 """Forward passes that a probe takes about, over all batches."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from zotune.cli.console import say, standard_error
 from zotune.cli.flags import parse_flags
 from zotune.config import COMPARE_FLAGS, ConfigError, compare_from_text
+from zotune.config.compare import refuse_set
 
 _ABOUT = (
     "Train with several methods on the same examples in the same order, each at the same budget of forward passes, some"
@@ -17,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `zotune compare` with the flags `argv` and return its exit code."""
     console = standard_error()
     try:
+        refuse_set("compare", argv)
         config, shared = compare_from_text(parse_flags("zotune compare", _ABOUT, argv, flags=COMPARE_FLAGS))
         config.validate()
     except ConfigError as error:

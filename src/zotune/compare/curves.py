@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from zotune.compare.plan import Cell
 from zotune.compare.running import run_folder, state_of
+from zotune.config import ConfigError, shortened
 from zotune.reports.rows import Row, read_rows
 from zotune.run.budget import FIRST_ORDER
 
@@ -72,23 +74,40 @@ def read_result(cell: Cell) -> Result | None:
     """The result of a cell, None for one whose run has not ended.
 
     Raises:
-        ValueError: its metrics.csv is damaged.
+        ConfigError: its files are damaged.
     """
     state, run = state_of(cell.folder), run_folder(cell.folder)
     if run is None or state not in ("finished", "diverged"):
         return None
+    try:
+        return _read(cell, run, diverged=state == "diverged")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(
+            f"{cell}: the files in {shortened(run)} are not as the run wrote them ({reason}); restore them, or remove"
+            " that folder and the run is made again."
+        ) from error
+
+
+def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
     train, evaluations = read_rows(run)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    last = (summary["final"] or {}).get("loss")
+    if summary["steps"] != len(train) or (last is not None and last != evaluations[-1]["loss"]):
+        raise ValueError("rows are missing")
+    measured = config.get("lr_measured") or {"forwards": 0, "seconds": 0.0}
     passes = 1 if cell.config.zeroth_order else FIRST_ORDER
     seconds = _training_seconds(train, evaluations)
+    before = (int(measured["forwards"]), float(measured["seconds"]))
     return Result(
         label=cell.entry.label,
         algorithm=cell.entry.algorithm,
         method=str(config.get("method") or cell.entry.method),
         trial=cell.trial,
-        diverged=state == "diverged",
-        evaluations=_curve(evaluations, passes, seconds),
-        training=_curve(train, passes, seconds),
+        diverged=diverged,
+        evaluations=_curve(evaluations, passes, seconds, before),
+        training=_curve(train, passes, seconds, before),
         memory_mb=max(row["memory_mb"] for row in train + evaluations),
         settings={name: value for name, value in config.items() if name not in ("versions", "checksum")},
         command=["zotune", *cell.words],
@@ -112,12 +131,13 @@ def _order(row: tuple[float, int, Row]) -> tuple[float, int]:
     return row[:2]
 
 
-def _curve(rows: list[Row], passes: int, seconds: dict[float, float]) -> Curve:
+def _curve(rows: list[Row], passes: int, seconds: dict[float, float], before: tuple[int, float]) -> Curve:
+    """The series of rows; ``before`` the first step, `--lr auto` may have spent forward passes and seconds."""
     names = {name for row in rows for name in row} - _COUNTS
     return Curve(
-        cost=np.array([row["forwards"] * passes for row in rows]),
+        cost=np.array([row["forwards"] * passes + before[0] for row in rows]),
         step=np.array([row["step"] for row in rows]),
-        seconds=np.array([seconds.get(row["step"], np.nan) for row in rows]),
+        seconds=np.array([seconds.get(row["step"], np.nan) + before[1] for row in rows]),
         values={name: np.array([row.get(name, np.nan) for row in rows]) for name in sorted(names)},
     )
 

@@ -37,7 +37,7 @@ def launch(config: CompareConfig, shared: Mapping[str, str | bool], console: Con
         say(str(error))
         return 2
     except (KeyboardInterrupt, Terminated):
-        say("Stopped. No step is lost; the same command goes on.")
+        say("Stopped. Finished runs and the steps of zeroth-order ones are kept; the same command goes on.")
         return 130
     except OSError as error:
         say(f"{error.filename or 'A file'} cannot be written ({error.strerror}). The same command goes on.")
@@ -59,19 +59,24 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
     lock = FolderLock(out)
     try:
         methods = ", ".join(entry.label for entry in config.entries())
-        say(f"{methods}: {config.trials} trials each, {config.budget_queries:,} forward passes of one example a run.")
+        trials = f"{config.trials} trial{'s' * (config.trials > 1)} each"
+        say(f"{methods}: {trials}, {config.budget_queries:,} forward passes of one example a run.")
         runs.all()
         page = _report(config, cells, out)
     finally:
         lock.release()
     for cell in runs.crashed:
         say(f"{cell} is not in the report, because it broke off; the same command tries it again.")
-    write_path(page)
+    if page is not None:
+        write_path(page)
     return 1 if runs.crashed else 0
 
 
-def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path:
+def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path | None:
+    """Write the report; None where no run has come to its end."""
     results = read_results(cells)
+    if not results:
+        return None
     labels = [entry.label for entry in config.entries()]
     findings = Findings(
         by_label={label: [result for result in results if result.label == label] for label in labels},
@@ -87,7 +92,7 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path:
         f"{config.budget_queries:,} forward passes of one example for every run (a backward pass counts as two),"
         f" {trials} of each method; bands are one standard deviation. Tuning: {trained}."
     )
-    device = torch.device(str(results[0].settings.get("device_used", "cpu")) if results else "cpu")
+    device = torch.device(str(results[0].settings.get("device_used", "cpu")))
     machine = ", ".join(f"{name} {value}" for name, value in describe(device).items() if name != "threads")
     return write_report(
         out,

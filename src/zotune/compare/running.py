@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from zotune.compare.plan import Cell
-from zotune.config import ConfigError, shortened
+from zotune.config import TRAJECTORY, ConfigError, config_from_text, dump_settings, shortened
+from zotune.config.compare import Given
+from zotune.run.checkpoints import newest_checkpoint
 from zotune.run.folder import write_json
+from zotune.run.lock import FolderLock
+from zotune.trajectory import TrajectoryError, read
 
 State = Literal["finished", "diverged", "begun", "absent"]
 
@@ -53,11 +58,15 @@ class Runs:
     def check(self) -> None:
         """Raise `ConfigError` if a cell's folder holds the run of another command."""
         for cell in self._cells:
-            known = _words(cell.folder)
-            if known is not None and known != cell.words:
+            if run_folder(cell.folder) is None:
+                continue
+            known = _given(cell.folder)
+            if known is None:
+                raise ConfigError(f"{shortened(cell.folder)} holds a run that is not known here; give another --out.")
+            if difference := _difference(known, cell.given):
                 raise ConfigError(
-                    f"{shortened(cell.folder)} holds a run with other settings ({_difference(known, cell.words)});"
-                    " give another --out, or the settings that it began with."
+                    f"{shortened(cell.folder)} holds a run with other settings ({difference}); give another --out, or"
+                    " the settings that it began with."
                 )
 
     def all(self) -> None:
@@ -90,11 +99,15 @@ class Runs:
 
     def _start(self, cell: Cell, slot: int) -> subprocess.Popen[bytes]:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        write_json(cell.folder / CELL, {"words": cell.words})
         run = run_folder(cell.folder)
         words = [*cell.words, "--results", str(cell.folder / "results")]
-        if run is not None and state_of(cell.folder) == "begun":
-            words = ["train", "--resume", str(run), *_program(cell)]
+        if run is not None:
+            _free(run)
+            if can_go_on(run):
+                words = ["train", "--resume", str(run), *_program(cell)]
+            else:  # before its first step, or a first-order run, which keeps nothing to go on from
+                shutil.rmtree(run)
+        write_json(cell.folder / CELL, {"given": cell.given})
         if self._devices > 1 and "device" not in cell.given:
             words += ["--device", str(slot % self._devices)]
         threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
@@ -116,7 +129,8 @@ class Runs:
             self._say(f"{number} {cell}: {_outcome(cell.folder)}{remaining}")
             return
         self.crashed.append(cell)
-        self._say(f"{number} {cell} broke off; {shortened(cell.folder / LOG)} says why{remaining}")
+        how = f"was killed by signal {-code}" if code < 0 else f"broke off; {shortened(cell.folder / LOG)} says why"
+        self._say(f"{number} {cell} {how}{remaining}")
 
     def _stop(self) -> None:
         """Let the runs that are under way finish their steps, and wait for them."""
@@ -146,19 +160,39 @@ def run_folder(folder: Path) -> Path | None:
     return found[-1].parent if found else None
 
 
-def _words(folder: Path) -> list[str] | None:
+def can_go_on(run: Path) -> bool:
+    """Whether `--resume` finds something in a run folder to go on from."""
     try:
-        known = json.loads((folder / CELL).read_text(encoding="utf-8"))["words"]
+        recorded = read(run / TRAJECTORY).end > 0
+    except (TrajectoryError, OSError):
+        recorded = False
+    return recorded or newest_checkpoint(run) is not None
+
+
+def _free(run: Path) -> None:
+    """Raise `ConfigError` while another process trains in a run folder, as one does whose parent was killed."""
+    FolderLock(run).release()
+
+
+def _given(folder: Path) -> Given | None:
+    try:
+        known = json.loads((folder / CELL).read_text(encoding="utf-8"))["given"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return known if isinstance(known, list) else None
+    return known if isinstance(known, dict) else None
 
 
-def _difference(known: list[str], words: list[str]) -> str:
-    for before, now in zip(known, words, strict=False):
-        if before != now:
-            return f"{shortened(before)} there, {shortened(now)} now"
-    return f"{shortened((known[len(words) :] or words[len(known) :])[0])} on one side only"
+def _difference(known: Given, given: Given) -> str:
+    """The first setting in which two runs differ, with both values; "" where there is none."""
+    try:
+        before = dump_settings(config_from_text(known).resolved())
+    except (ConfigError, KeyError, TypeError):
+        return "which cannot be read"
+    now = dump_settings(config_from_text(given).resolved())
+    for name, value in now.items():
+        if before.get(name) != value:
+            return f"--{name} {shortened(before.get(name))} there, {shortened(value)} now"
+    return ""
 
 
 def _program(cell: Cell) -> list[str]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -22,8 +23,9 @@ DERIVED: Final[dict[str, tuple[str, Given]]] = {"LOZO-M": ("LOZO", {"momentum": 
 
 NOT_OF_A_RUN: Final = frozenset(
     {"algorithm", "trial", "resume", "epochs", "budget_queries", "eval_every", "evaluations", "results", "logging"}
+    | {"early_stopping", "patience"}
 )
-"""Flags of `zotune train` that a comparison or a search sets itself."""
+"""Flags of `zotune train` that a comparison or a search sets itself; all runs go to the end of their budget."""
 
 LARGEST_TRIALS: Final = 1000
 LARGEST_JOBS: Final = 256
@@ -109,7 +111,10 @@ class CompareConfig:
         try:
             if found is None or found[1] not in TARGETS:
                 raise ValueError
-            return found[1], float(found[2])
+            value = float(found[2])
+            if not math.isfinite(value):
+                raise ValueError
+            return found[1], value
         except ValueError:
             raise ConfigError(f"--target is accuracy=VALUE or loss=VALUE, not {shortened(self.target)!r}.") from None
 
@@ -147,12 +152,12 @@ def labelled(text: str, settings: Mapping[str, Given]) -> list[Entry]:
     parsed = [_parsed(part) for part in text.split(",") if part.strip()]
     if not parsed:
         raise ConfigError("--algorithms names no method; give some, such as ZO,LOZO,LOREN.")
-    names = [name for name, _ in parsed]
     entries = []
     for name, own in parsed:
         algorithm, implied = DERIVED.get(name, (name, {}))
-        label = name if names.count(name) == 1 or not own else f"{name} {written(own)}"
-        entries.append(Entry(label, name, algorithm, {**implied, **settings.get(name, {}), **own}))
+        label = f"{name} {written(own)}" if own else name
+        found = settings.get(label, settings.get(name, {}))
+        entries.append(Entry(label, name, algorithm, {**implied, **found, **own}))
     labels = [entry.label for entry in entries]
     for label in labels:
         if labels.count(label) > 1:
@@ -175,6 +180,8 @@ def _parsed(text: str) -> tuple[str, Given]:
         flag, given, value = words.pop(0).removeprefix("--").partition("=")
         check_own_flag(name, flag)
         if FLAGS[flag].kind == "switch":
+            if given:
+                raise ConfigError(f"--{flag} of {name} in --algorithms is a switch, so it takes no value.")
             own[flag] = True
         elif given:
             own[flag] = value
@@ -233,7 +240,8 @@ def read_settings(path: Path | None) -> dict[str, Given]:
     return {name: _own(name, flags) for name, flags in content.items()}
 
 
-def _own(method: str, flags: Mapping[str, Any]) -> Given:
+def _own(label: str, flags: Mapping[str, Any]) -> Given:
+    method = (label.split() or [""])[0]  # a search of several entries of one method names them with their flags
     check_method(method)
     own: Given = {}
     for flag, value in flags.items():
@@ -258,6 +266,18 @@ OF_A_METHOD: Final = frozenset(
     name for name, flag in FLAGS.items() if flag.flag.group in ("optimizer", "queries", "methods", "model")
 ) - {"device", "trust_remote_code"} | {"batchsize", "batchsize_limit"}
 """Flags that a method of a comparison may have of its own: the data stay the same for all."""
+
+
+def refuse_set(command: str, words: Sequence[str]) -> None:
+    """Raise `ConfigError` for flags of `zotune train` that ``command`` sets itself."""
+    for word in words:
+        name = word.removeprefix("--").split("=")[0]
+        if word.startswith("--") and name in NOT_OF_A_RUN - {"budget_queries", "evaluations"}:
+            raise ConfigError(
+                f"zotune {command} sets --{name} itself, because all runs go to the end of --budget_queries; leave it"
+                " out."
+            )
+
 
 OF_THE_RUNS: Final[dict[str, FlagOfField]] = {name: flag for name, flag in FLAGS.items() if name not in NOT_OF_A_RUN}
 """Flags of `zotune train` that go to every run."""

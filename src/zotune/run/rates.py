@@ -1,6 +1,7 @@
 """`--lr auto`: the rate of a run, measured on its own batches before its first step."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def measured_rate(
         seed: of the directions.
         order_seed: of the order of the examples.
     """
+    begun = time.perf_counter()
     still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
     factory = optimizer_factory(still, steps_per_epoch=steps_per_epoch(config, len(parts.train)), seed=seed)
     trainer = make_trainer(
@@ -52,22 +54,32 @@ def measured_rate(
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, ZerothOrder)
     losses = trainer.losses(batches_for(optimizer))
-    rate = _agreed(suggest_rate(optimizer, losses, steps=steps_of(config, len(parts.train))), machine)
-    queries = rate.queries if rate else len(LENGTHS) * len(losses) * (2 * optimizer.estimator.directions + 1)
-    forwards = queries * trainer.args.train_batch_size * machine.processes
+    queries = len(losses) * (2 * optimizer.estimator.directions + 1)
+    rows = trainer.args.train_batch_size * machine.processes
+    steps = steps_of(_after(config, queries * rows), len(parts.train))
+    rate = _agreed(suggest_rate(optimizer, losses, steps=steps), machine)
+    forwards = rows * (rate.queries if rate else len(LENGTHS) * queries)
+    spent = {"forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
         cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=algorithm.lr_minibatch)
         told = f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, which is cautious"
-        return Measured(cautious, forwards, {}, f"{told}.")
+        return Measured(cautious, forwards, {"lr_measured": {"lr": algorithm.lr, **spent}}, f"{told}.")
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
-    facts = {"lr_measured": dataclasses.asdict(rate)}
+    facts = {"lr_measured": {**dataclasses.asdict(rate), **spent}}
     sentence = (
         f"--lr auto: {rate.lr:.3g}, from slope {rate.slope:.3g} and curvature {rate.curvature:.3g} along the"
         f" directions, in {rate.queries} queries."
     )
     return Measured(chosen, forwards, facts, sentence)
+
+
+def _after(config: TrainConfig, forwards: int) -> TrainConfig:
+    """The settings with so many forward passes fewer to spend."""
+    if config.budget_queries is None:
+        return config
+    return dataclasses.replace(config, budget_queries=max(1, config.budget_queries - forwards))
 
 
 def _agreed(rate: Rate | None, machine: Machine) -> Rate | None:

@@ -281,8 +281,10 @@ class TrainingRun:
             resumed=resumed,
         )
 
-    def measure(self) -> float:
-        """The rate that ``--lr auto`` would take; trains nothing and makes no run folder.
+    def measure(self) -> tuple[float, int]:
+        """The rate that ``--lr auto`` would take, and the forward passes of one example that it takes to know it.
+
+        Trains nothing and makes no run folder.
 
         Raises:
             ConfigError: see `execute`.
@@ -291,9 +293,9 @@ class TrainingRun:
         self.config.validate()
         machine = choose_machine(self.config, self.say)
         with quiet_libraries(self.say), tempfile.TemporaryDirectory() as folder:
-            rate = self._measured_rate(machine, self._load(machine), Path(folder)).config.lr
-        assert isinstance(rate, float)
-        return rate
+            measured = self._measured_rate(machine, self._load(machine), Path(folder))
+        assert isinstance(measured.config.lr, float)
+        return measured.config.lr, measured.forwards
 
     def _measure_rate(self, machine: Machine, parts: Parts) -> None:
         """Put a number in the place of --lr auto; what it takes is part of a budget."""

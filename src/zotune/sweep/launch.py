@@ -20,8 +20,8 @@ from zotune.config.sweep import SweepConfig
 from zotune.reports.sweep import write_sweep
 from zotune.run.launch import write_path
 from zotune.run.stops import Terminated, terminable
-from zotune.sweep.spaces import Range
-from zotune.sweep.study import Search, shown, spent_by, write_best
+from zotune.sweep.spaces import Range, as_given, read_space
+from zotune.sweep.study import Search, shown, write_best
 
 BEST = "best.json"
 
@@ -44,6 +44,9 @@ def launch(config: SweepConfig, shared: Mapping[str, str | bool], console: Conso
     except (KeyboardInterrupt, Terminated):
         say("Stopped. The finished runs are kept; the same command goes on.")
         return 130
+    except OSError as error:
+        say(f"{error.filename or 'A file'} cannot be written ({error.strerror}). The same command goes on.")
+        return 1
 
 
 def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[[str], None]) -> int:
@@ -52,6 +55,9 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {shortened(out)} cannot be made ({error.strerror}); give another folder.") from error
+    methods = {entry.method for entry in config.entries()}
+    if unused := [method for method in read_space(config.space) if method not in methods]:
+        raise ConfigError(f"--space has {unused[0]}, which --algorithms does not name; leave it out or name it.")
     searches = [Search(config, shared, entry, out, say=say) for entry in config.entries()]
     for search in searches:
         search.prepare()
@@ -121,20 +127,22 @@ def _flags(search: Search, trial: FrozenTrial) -> dict[str, Any]:
 
 def _say_best(search: Search, say: Callable[[str], None]) -> None:
     trial = _best(search)
-    spent = sum(spent_by(one) for one in search.study.get_trials(deepcopy=False))
+    spent = search.spent()
     if trial is None:
         say(f"{search.entry.label}: no run came to its end in {spent:,} forward passes; give --space with lower rates.")
         return
-    given = {**search.base, **{name: _plain(value) for name, value in trial.params.items()}}
+    given = {**search.base, **as_given({name: _plain(value) for name, value in trial.params.items()})}
     del given["evaluations"]
     result = f"validation {search.metric} {trial.value:.4f}"
     say(f"{search.entry.label}: the best run of {spent:,} forward passes, {result}:")
     say("zotune train " + shlex.join(as_words(given)))
-    for name, choice in search.space.items():
+    for name, choice in (search.space or {}).items():
         if isinstance(choice, Range) and not choice.low * 1.5 < trial.params[name] < choice.high / 1.5:
             value = shown(trial.params[name])
-            say(f"The best {name}, {value}, is at the end of its range; give --space with a wider one.")
+            say(
+                f"The best {name}, {value}, is at the end of its range; give --space with a wider one, and a new --out."
+            )
 
 
-def _plain(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _plain(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

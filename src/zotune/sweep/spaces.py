@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from optuna import Trial
 
-from zotune.config import ConfigError, TrainConfig, nearest, shortened
-from zotune.config.compare import OF_A_METHOD, Entry, check_method
+from zotune.config import FLAGS, ConfigError, TrainConfig, config_from_text, methods_of, nearest, shortened
+from zotune.config.compare import DERIVED, OF_A_METHOD, Entry, Given, check_method
+from zotune.config.flags import Kind
 
 DECADES: Final = 2.0
 MEASURED: Final = (1.5, 1.0)
@@ -28,19 +29,23 @@ _ADAPTERS: Final = ("lora", "prefix", "prompt")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, equally likely on a logarithmic scale."""
+    """Numbers from ``low`` to ``high``, equally likely on a logarithmic scale; ``whole`` ones if so said."""
 
     low: float
     high: float
+    whole: bool = False
 
-    def suggest(self, trial: Trial, name: str) -> float:
+    def suggest(self, trial: Trial, name: str) -> float | int:
         """A number for a trial."""
+        if self.whole:
+            return trial.suggest_int(name, round(self.low), round(self.high), log=True)
         return trial.suggest_float(name, self.low, self.high, log=True)
 
-    def beginning(self, default: Any) -> float:
+    def beginning(self, default: Any) -> float | int:
         """The default where it is one of these, or else their middle."""
-        inside = isinstance(default, float) and self.low <= default <= self.high
-        return float(default) if inside else math.sqrt(self.low * self.high)
+        inside = isinstance(default, (int, float)) and self.low <= default <= self.high
+        number = default if inside else math.sqrt(self.low * self.high)
+        return round(number) if self.whole else float(number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +94,11 @@ def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -
         measured: rate of ``--lr auto`` where that is the default.
     """
     rate = config.lr if measured is None else measured
+    if "lr" in entry.given:
+        rate = 1.0  # not searched
     assert isinstance(rate, float)
+    if rate == 0.0:
+        raise ConfigError("A search around --lr 0 is none; leave --lr out or give --space.")
     down, up = (DECADES, DECADES) if measured is None else MEASURED
     space: Space = {"lr": Range(rate * 10**-down, rate * 10**up)}
     if config.algorithm == "ZOSVRG":
@@ -99,7 +108,7 @@ def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -
     if kind_of(config) != "full" and config.zeroth_order:
         space["perturbation_scale"] = Choice((1e-3, 1e-2, 1e-1))
     space |= _OTHERS.get(config.algorithm, {})
-    return {name: choice for name, choice in space.items() if name not in entry.given or name == "momentum"}
+    return {name: choice for name, choice in space.items() if name not in entry.given}
 
 
 def grid_of(entry: Entry, config: TrainConfig) -> Space:
@@ -159,23 +168,54 @@ def read_space(path: Path | None) -> dict[str, Space]:
 
 def _read_method(method: str, flags: Mapping[str, Any]) -> Space:
     check_method(method)
-    return {flag: _read_choice(flag, value) for flag, value in flags.items()}
+    algorithm = DERIVED.get(method, (method, {}))[0]
+    return {flag: _read_choice(flag, value, algorithm) for flag, value in flags.items()}
 
 
-def _read_choice(flag: str, value: Any) -> Range | Choice:
+def checked_space(space: Space, entry: Entry, base: Mapping[str, str | bool]) -> Space:
+    """A space of the user's whose every corner makes settings that can be used.
+
+    Raises:
+        ConfigError: one does not, or the space is for a flag that the entry has fixed.
+    """
+    for flag, choice in space.items():
+        if flag in entry.given:
+            raise ConfigError(f"--space searches {flag}, which --algorithms fixes for {entry.label}; leave one out.")
+        values = choice.values if isinstance(choice, Choice) else (choice.low, choice.high)
+        for value in values:
+            whole = round(value) if isinstance(choice, Range) and choice.whole else value
+            config_from_text({**base, **as_given({flag: whole})}).resolved().validate()
+    return space
+
+
+def as_given(chosen: Mapping[str, Any]) -> Given:
+    """Chosen values as a command line gives them; a switch that is off is left out."""
+    words = {name: repr(v) if isinstance(v, float) else v if v is True else str(v) for name, v in chosen.items()}
+    return {name: word for name, word in words.items() if chosen[name] is not False}
+
+
+def _read_choice(flag: str, value: Any, algorithm: str) -> Range | Choice:
     if flag not in OF_A_METHOD:
         raise ConfigError(f"--space names {shortened(flag)}, which no method can search{nearest(flag, OF_A_METHOD)}")
-    if isinstance(value, list) and value and all(isinstance(one, (str, int, float)) for one in value):
-        return Choice(tuple(value))
-    if isinstance(value, dict) and value.keys() == {"low", "high"}:
+    if algorithm not in methods_of(flag):
+        raise ConfigError(f"--space names {flag}, which has no effect with {algorithm}; leave it out.")
+    kind = FLAGS[flag].kind
+    if isinstance(value, list) and value and all(_fits(one, kind) for one in value):
+        return Choice(tuple(float(one) if kind == "number" else one for one in value))
+    if isinstance(value, dict) and value.keys() == {"low", "high"} and kind in ("number", "whole"):
         low, high = value["low"], value["high"]
-        if _number(low) and _number(high) and 0 < low < high:
-            return Range(float(low), float(high))
+        if _fits(low, kind) and _fits(high, kind) and 0 < low < high:
+            return Range(float(low), float(high), whole=kind == "whole")
     raise ConfigError(
         f'--space gives {flag} {shortened(json.dumps(value))}; give a list of values or {{"low": A, "high": B}} with'
         " 0 < A < B."
     )
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _fits(value: Any, kind: Kind) -> bool:
+    """Whether a value of a JSON file is of a flag's kind."""
+    if kind == "switch" or isinstance(value, bool):
+        return kind == "switch" and isinstance(value, bool)
+    if kind == "number":
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, int if kind == "whole" else str)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import platform
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,19 +20,23 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zotune import NonFiniteLossError
-from zotune.config import AUTO, ConfigError, TrainConfig, config_from_text
+from zotune.config import AUTO, ConfigError, TrainConfig, config_from_text, dump_settings
 from zotune.config.compare import Entry, Given
 from zotune.config.sweep import SweepConfig
 from zotune.run.budget import FIRST_ORDER
 from zotune.run.folder import write_json
 from zotune.run.training import TrainingRun
-from zotune.sweep.spaces import Space, grid_of, points_of, read_space, space_of
+from zotune.sweep.spaces import Space, as_given, checked_space, grid_of, points_of, read_space, space_of
 
 DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
 
 _MEASURED = "measured"
+_MEASURING = "measuring"
+_PLAN = "plan"
+_PROCESS = "process"
+_QUEUED = "queued"
 _SPENT = "forwards"
 _FOLDER = "folder"
 _SCORES = "scores"
@@ -79,7 +85,7 @@ class Search:
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        self.space: Space = {}
+        self.space: Space | None = None
         self.goal = config.runs
         self._choose_space()
 
@@ -94,51 +100,94 @@ class Search:
         grid = self._config.search == "grid"
         measured = self.study.user_attrs.get(_MEASURED)
         if own is not None:
-            self.space = own
+            self.space = checked_space(own, self.entry, self.base)
         elif grid:
             self.space = grid_of(self.entry, self.settings)
-        elif self.settings.lr != AUTO or measured is not None:
+        elif "lr" in self.entry.given or self.settings.lr != AUTO or measured is not None:
             self.space = space_of(self.entry, self.settings, measured)
+        if self.space is None:
+            return
+        if not self.space:
+            raise ConfigError(
+                f"There is nothing to search for {self.entry.label}; leave its flags out or give --space."
+            )
         self.goal = len(points_of(self.space)) if grid else self._config.runs
 
     def prepare(self) -> None:
         """Refuse a study of other settings, and put the points that are to be tried in any case in the queue."""
-        known = self.study.user_attrs.get("base")
-        if known is None:
-            self.study.set_user_attr("base", self.base)
-        elif known != self.base:
-            raise ConfigError(
-                f"The study {self.study.study_name} has runs with other settings; give another --out or --storage, or"
-                " the settings that it began with."
-            )
-        if not self.space:
+        self._forget_dead()
+        if self.space is None:
             self._measure()
+        assert self.space is not None
+        self._check_plan()
         if self._config.search == "grid":
+            kept = (*DONE, TrialState.WAITING, TrialState.RUNNING)
+            there = [trial.params or trial.system_attrs.get("fixed_params") for trial in self.trials(*kept)]
             for point in points_of(self.space):
-                self.study.enqueue_trial(point, skip_if_exists=True)
-        elif not self.study.trials:
+                if point not in there:
+                    self.study.enqueue_trial(point, user_attrs={_QUEUED: True})
+        elif not self.trials(*DONE, TrialState.WAITING):
             measured = self.study.user_attrs.get(_MEASURED)
             rates = {} if measured is None else {"lr": measured, "lr_mezosvrg_mb": measured}
             defaults = {**self.settings.__dict__, **rates}
             first = {name: choice.beginning(defaults[name]) for name, choice in self.space.items()}
-            self.study.enqueue_trial(first, skip_if_exists=True)
+            self.study.enqueue_trial(first)
+
+    def trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+        """The trials in these states."""
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _check_plan(self) -> None:
+        """Refuse to go on with a study that was begun with other settings, unless it has no run yet."""
+        assert self.space is not None
+        plan = {
+            "settings": dump_settings(self.settings),
+            "space": {name: repr(choice) for name, choice in self.space.items()},
+            **{name: getattr(self._config, name) for name in ("search", "metric", "prune")},
+        }
+        known = self.study.user_attrs.get(_PLAN)
+        plan = json.loads(json.dumps(plan))
+        if known == plan:
+            return
+        if known is not None and self.trials(*DONE):
+            differing = [name for name in plan if known.get(name) != plan[name]]
+            if differing == ["settings"]:
+                differing = [f"--{n}" for n, value in plan["settings"].items() if known["settings"].get(n) != value]
+            raise ConfigError(
+                f"The study {self.study.study_name} has runs with another {differing[0]}; give another --out or"
+                " --storage, or what it began with."
+            )
+        self.study.set_user_attr(_PLAN, plan)
+
+    def _forget_dead(self) -> None:
+        """Take back what processes of this machine have begun that are no more."""
+        for trial in self.trials(TrialState.RUNNING):
+            host, _, process = str(trial.user_attrs.get(_PROCESS, "")).rpartition(":")
+            if host == platform.node() and not _alive(int(process)):
+                self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _measure(self) -> None:
         """The rate of `--lr auto`, around which the search looks."""
         run = TrainingRun(self._settings({"lr": AUTO}), Console(quiet=True))
-        rate = run.measure()
+        rate, forwards = run.measure()
         self.study.set_user_attr(_MEASURED, rate)
+        self.study.set_user_attr(_MEASURING, forwards)
         self._choose_space()
         self._say(f"{self.entry.label}: --lr auto takes {shown(rate)}, around which the search looks.")
 
     def _settings(self, chosen: Mapping[str, Any]) -> TrainConfig:
-        words = {name: repr(value) if isinstance(value, float) else str(value) for name, value in chosen.items()}
-        return config_from_text({**self.base, **words, "results": str(self._out / "runs" / self.entry.label)})
+        return config_from_text(
+            {**self.base, **as_given(chosen), "results": str(self._out / "runs" / self.entry.label)}
+        )
 
     def run(self) -> None:
         """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
         while not self.finished():
             trial = self.study.ask()
+            trial.set_user_attr(_PROCESS, f"{platform.node()}:{os.getpid()}")
+            if self._config.search == "grid" and not trial.user_attrs.get(_QUEUED):
+                self.study.tell(trial, state=TrialState.FAIL)  # another process has taken the last point
+                return
             state, value = TrialState.FAIL, None
             try:
                 value = self._train(trial)
@@ -151,18 +200,27 @@ class Search:
 
     def finished(self) -> bool:
         """Whether no further run begins."""
-        done = self.study.get_trials(deepcopy=False, states=DONE)
         total = self._config.total_queries
-        return len(done) >= self.goal or (total is not None and sum(spent_by(trial) for trial in done) >= total)
+        if total is not None and self.spent() >= total:
+            return True
+        if self._config.search == "grid":
+            return not self.trials(TrialState.WAITING)
+        return len(self.trials(*DONE, TrialState.RUNNING)) >= self.goal
+
+    def spent(self) -> int:
+        """Forward passes of one example of all runs and of the measurement before them."""
+        runs = sum(spent_by(trial) for trial in self.study.get_trials(deepcopy=False))
+        return runs + int(self.study.user_attrs.get(_MEASURING, 0))
 
     def _report(self, number: int) -> None:
         trial = self.study.trials[number]
         chosen = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
         result = "broken off" if trial.state is TrialState.PRUNED else f"{self._config.metric} {trial.value:.4f}"
-        done = len(self.study.get_trials(deepcopy=False, states=DONE))
+        done = len(self.trials(*DONE))
         self._say(f"{self.entry.label} [{done}/{self.goal}] {chosen}: {result}")
 
     def _train(self, trial: optuna.Trial) -> float:
+        assert self.space is not None
         chosen = {name: choice.suggest(trial, name) for name, choice in self.space.items()}
         settings = self._settings(chosen)
         watcher = _Watcher(trial, self._config.metric, 1 if settings.zeroth_order else FIRST_ORDER)
@@ -258,6 +316,16 @@ def spent_by(trial: optuna.trial.FrozenTrial) -> int:
 def scores_of(trial: optuna.trial.FrozenTrial) -> dict[str, float]:
     """Metrics of a run's last evaluation."""
     return dict(trial.user_attrs.get(_SCORES, {}))
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def shown(value: object) -> str:

@@ -111,7 +111,8 @@ def _to_target(findings: Findings, metric: str, value: float) -> Table:
     rows = []
     for label, results in findings.by_label.items():
         found = reaching(results, metric, value)
-        share = base.cost / found.cost if found.reached and base.reached else math.nan
+        everywhere = found.reached == found.runs and base.reached == base.runs
+        share = base.cost / found.cost if everywhere and found.reached else math.nan
         rows.append(
             (
                 label,
@@ -125,7 +126,8 @@ def _to_target(findings: Findings, metric: str, value: float) -> Table:
     source = "" if findings.aim is not None else f", what {findings.reference} has at its end on average"
     note = (
         f"First evaluation with a validation {_shown(metric)} of {comparison} {value:.4g}{source}; medians over the"
-        f" runs that got there. Fewer passes: those of {findings.reference} divided by those of the method."
+        f" runs that got there. Fewer passes: those of {findings.reference} divided by those of the method, where all"
+        " runs of both got there."
     )
     head = ("method", "forward passes", "seconds of training", "fewer passes", "runs that got there")
     return Table(f"To a validation {_shown(metric)} of {value:.4g}", head, tuple(rows), note)
