@@ -261,7 +261,7 @@ def test_a_run_that_diverges_is_told(workshop, capsys):
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_comparison_goes_on_where_it_stood(workshop, capsys, sent, jobs):
-    words = ["--algorithms", "ZO", "--trials", "2", "--budget_queries", "40000", "--evaluations", "2", "--jobs", jobs]
+    words = ["--algorithms", "ZO", "--trials", "2", "--budget_queries", "16000", "--evaluations", "2", "--jobs", jobs]
     command = [sys.executable, "-m", "zotune", "compare", *SHARED, *words, "--out", "out"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     waiting = time.monotonic() + 120
@@ -277,14 +277,14 @@ def test_a_stopped_comparison_goes_on_where_it_stood(workshop, capsys, sent, job
         if not (run / "metrics.csv").exists():
             continue  # stopped before its first row
         assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
-    config = CompareConfig(algorithms="ZO", budget_queries=40000, trials=2)
+    config = CompareConfig(algorithms="ZO", budget_queries=16000, trials=2)
     assert config.entries()
     compare(capsys, *words, "--out", "out")
     again = [path.parent for path in workshop.glob("out/runs/*/*/results/*/*/*/config.json")]
     assert set(begun) <= set(again)
     assert len(again) == 2
     steps = [len((run / "metrics.csv").read_text().splitlines()) for run in again]
-    assert steps == [2500 + 1 + 3] * 2  # no row twice, none missing
+    assert steps == [1000 + 1 + 3] * 2  # no row twice, none missing
 
 
 def test_two_comparisons_in_one_folder(workshop, capsys):
