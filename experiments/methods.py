@@ -59,6 +59,9 @@ def run(name: str, options: argparse.Namespace) -> None:
     (kept / "figures").mkdir(parents=True, exist_ok=True)
     for found in (path for part in ("sweep", "compare") for path in (work / part).iterdir() if path.name in KEPT):
         shutil.copy(found, kept / found.name)
+        if found.suffix in (".md", ".csv"):  # where the models and the data lie is nobody's business
+            text = found.read_text().replace(str(options.models), "MODELS").replace(str(options.data), "DATA")
+            (kept / found.name).write_text(text)
     for picture in (work / "compare" / "figures").glob("*.png"):
         if "-dark" not in picture.name:
             shutil.copy(picture, kept / "figures" / picture.name)
