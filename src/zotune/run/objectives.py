@@ -42,6 +42,10 @@ class Objective:
     written: str | None = None
     counted: str | None = None
 
+    def compares(self, task: Task) -> bool:
+        """Whether a causal model chooses among the options of a task by their scores."""
+        return self.form == "question" and not self.right_alone and not task.writes
+
     @property
     def differentiable(self) -> bool:
         """Whether first-order methods can train it."""
