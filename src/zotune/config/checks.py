@@ -190,9 +190,10 @@ def _check_own(config: "TrainConfig") -> None:
             raise ConfigError(f"--{name} belongs to --train_file; give both, or neither.")
     if config.train_file is not None and config.data_dir is not None:
         raise ConfigError("--data_dir belongs to --task and --train_file is data of your own; give one of them.")
-    if config.train_file is not None and config.soft_prompt:
+    if config.train_file is not None and config.soft_prompt and (config.options is None or config.template is None):
         raise ConfigError(
-            "--soft_prompt belongs to the tasks; data of your own is asked in words anyway, leave it out."
+            "--soft_prompt compares label words, so data of your own needs --template and --options with it; give both,"
+            " or leave it out."
         )
 
 

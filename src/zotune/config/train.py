@@ -367,7 +367,13 @@ class TrainConfig:
             raise ConfigError(
                 f"--options takes two or more different answers, such as no,yes, not {shortened(self.options)!r}."
             )
-        return OwnData(train=self.train_file, validation=self.validation_file, template=self.template, options=options)
+        return OwnData(
+            train=self.train_file,
+            validation=self.validation_file,
+            template=self.template,
+            options=options,
+            in_words=self.soft_prompt,
+        )
 
     def chosen_task(self) -> Task:
         """The task that is trained.

@@ -20,6 +20,7 @@ from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
 from zotune.run.splits import read_splits
 from zotune.tasks import compute_metrics
+from zotune.tasks.questions import LABEL_FIELD
 from zotune.tasks.tokens import Cut, tokenise
 
 LONGEST: Final = 128
@@ -116,6 +117,11 @@ def load_parts(
                 **question_parts(config, task, objective, model, tokenizer, splits, length),
             )
         prompt = prompt_style(model)
+        fields = [name for _, name in task.pieces("mask") if name is not None]
+        if prompt == "last" and config.own is not None and fields[-1] != LABEL_FIELD:
+            raise ConfigError(
+                "A causal model reads --template up to the answer; end it with that, or leave --soft_prompt out."
+            )
         cut = Cut()
         read = functools.partial(
             tokenise, task=task, tokenizer=tokenizer, max_seq_length=length, prompt=prompt, cut=cut
