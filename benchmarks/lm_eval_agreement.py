@@ -11,7 +11,7 @@ as the option's, so what it gives that alone is subtracted.  It ends a written a
 very beginning, where zotune goes on; such answers are counted as "line break first", and not compared.  ReCoRD and DROP
 are the few rows in experiments/rows where the data folder has none.
 
-    pip install lm_eval
+    pip install "zotune[harness]"
     python benchmarks/lm_eval_agreement.py MODEL DATA [--rows 60] [--tasks copa sst2 ...] [--demonstrations 4]
 """
 
@@ -31,7 +31,7 @@ from zotune.tasks.asking import BETWEEN, Asked, ask
 from zotune.tasks.demonstrations import demonstrations
 from zotune.tasks.sources import load_rows
 
-TASKS = "sst2 rte cb boolq copa wic wsc multirc mnli snli trec record squad drop"
+TASKS = "sst2 sst5 rte cb boolq copa wic wsc multirc mnli snli qnli mrpc cola trec record squad drop"
 ROWS = Path(__file__).resolve().parents[1] / "experiments" / "rows"
 NEW = 16
 ENDLESS = 1 << 40
@@ -131,7 +131,7 @@ def run() -> int:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        print(f"This needs lm-evaluation-harness: pip install lm_eval ({error}).")
+        print(f"This needs lm-evaluation-harness: pip install zotune[harness] ({error}).")
         return 2
     tokenizer = load_tokenizer(options.model)
     model = add_option_scores(load_language_model(options.model, tokenizer=tokenizer), per_token=False)

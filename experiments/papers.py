@@ -66,8 +66,6 @@ def trained(name: str, shared: list[str], options: list[str], steps: int, rows: 
         str(rows),
         "--batchsize",
         str(BATCH),
-        "--max_seq_length",
-        "128",
     ]
     epochs = steps / -(-rows // BATCH)
     often = ["--epochs", str(epochs), "--eval_every", str(epochs), "--max_new_tokens", "8"]
@@ -90,7 +88,7 @@ def entries(options: argparse.Namespace, place: Path) -> dict[str, dict[str, Any
         data = HERE / "rows" / name if name in ("record", "drop") else next(options.data.glob(f"**/{name}"))
         rows = sum(1 for _ in (data / "train.jsonl").open()) if name in ("record", "drop") else options.rows
         shared = ["--model_name", str(options.model), "--task", name, "--data_dir", str(data), "--device", "cpu"]
-        shared += ["--samplesize_validation", str(options.validation)]
+        shared += ["--samplesize_validation", str(options.validation), "--max_seq_length", str(options.length)]
         ways: dict[str, Any] = {
             "zero-shot": lambda n=name, s=shared: asked(n, s, 0, place),
             "4-shot": lambda n=name, s=shared: asked(n, s, 4, place),
@@ -111,6 +109,7 @@ def entries(options: argparse.Namespace, place: Path) -> dict[str, dict[str, Any
                 except RuntimeError as error:
                     found[f"{name} {way}"] = {"error": str(error)}
                 about = {"model": options.model.name, "steps": options.steps, "batch": BATCH, "rows": options.rows}
+                about["max_seq_length"] = options.length
                 file.write_text(json.dumps({"about": about, "entries": found}, indent=1) + "\n")
     return found
 
@@ -141,6 +140,7 @@ def run(words: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rows", type=int, default=200, help="training rows")
     parser.add_argument("--validation", type=int, default=64, help="validation rows")
+    parser.add_argument("--length", type=int, default=2048, help="most tokens of a question, if the model reads them")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args(words)
     options.results.mkdir(parents=True, exist_ok=True)

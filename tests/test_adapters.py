@@ -320,6 +320,17 @@ def test_a_configuration_file_of_peft(workshop: Path, capsys: pytest.CaptureFixt
     assert main(["replay", "../model", str(run), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
 
 
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_a_masked_model_in_words_is_told_what_it_can_do(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_models.save(Path("masked"), "roberta")
+    words = ["--model_name", "masked", "--soft_prompt", "--algorithm", "ZO", "--epochs", "1"]
+    _, said = train(capsys, *words, "--tuning", kind, code=2)
+    assert "label words are read without it at a mask; use --tuning lora or full." in said
+    for possible in ("lora", "full"):
+        train(capsys, *words, "--tuning", possible)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

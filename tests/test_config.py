@@ -25,7 +25,7 @@ samplesize_validation batchsize batchsize_limit full_parameter max_seq_length de
 eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend
 on_out_of_memory objective max_new_tokens train_file validation_file template options shots tuning lora_rank lora_alpha
-virtual_tokens merge budget_queries evaluations trainer_options"""
+virtual_tokens merge budget_queries evaluations trainer_options samplesize_dev score"""
 
 WRONG = {
     "algorithm of another name": ({"algorithm": "LORENZ"}, "did you mean LOREN?"),
@@ -80,6 +80,11 @@ WRONG = {
     "no checkpoints": ({"save_every": "0"}, "--save_every must be above 0"),
     "unknown device": ({"device": "gpu"}, "--device must be cpu, the number of a GPU or cuda:NUMBER"),
     "two half precisions": ({"bf16": True, "fp16": True}, "--bf16 and --fp16 exclude each other"),
+    "fewer rows than none": ({"samplesize_dev": "-1"}, "--samplesize_dev must not be negative"),
+    "rows held back twice": (
+        {"samplesize_dev": "4", "shots": "2"},
+        "--shots holds its own examples back, so --samplesize_dev cannot be given with it",
+    ),
     "results in no folder": ({"results": ""}, "--results must name a folder"),
 }
 

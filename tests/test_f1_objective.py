@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,3 +84,29 @@ def test_f1_of_options_of_ones_own(capsys: Any, monkeypatch: pytest.MonkeyPatch)
     run, _ = train(capsys, *given, *few, "--objective", "f1", "--algorithm", "ZO")
     for row in rows_of(run, "eval"):
         assert float(row["loss"]) == pytest.approx(1 - float(row["macro_f1"]))
+
+
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_training_on_the_f1_of_written_answers_moves_it(
+    seed: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that has half learnt to swap two words, by a few first-order steps, gets better at it by F1 alone.
+
+    The loss of the evaluations is that of the training rows, which are the validation rows as well.
+    """
+    words = ("great", "terrible", "good", "bad")
+    rows = [{"pair": f"{one} {two}", "answer": f"{two} {one}"} for one in words for two in words if one != two]
+    Path("own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = "--train_file own.jsonl --validation_file own.jsonl --samplesize 12 --samplesize_validation 12 --batchsize 12"
+    given = [*own.split(), "--template", "{pair} was {answer}", "--max_new_tokens", "3", "--device", "cpu"]
+    monkeypatch.setattr("command_runs.TINY", (*given, "--full_parameter", "--evaluations", "3"))
+    first = ["--objective", "likelihood", "--algorithm", "FOAdam", "--lr", "1e-2", "--epochs", "60", "--save_ckpt"]
+    begun, _ = train(capsys, "--model_name", "../model", *first)
+    then = ["--objective", "f1", "--algorithm", "ZO", "--num_queries", "4", "--lr", "1e-3", "--epochs", "60"]
+    more = ["--perturbation_scale", "1e-2", "--init_seed", seed]
+    run, _ = train(capsys, "--model_name", str(begun / "last"), *then, *more)
+    losses = [float(row["loss"]) for row in rows_of(run, "eval")]
+    assert 0.2 < losses[0] < 0.8, "half right at first"
+    assert losses[-1] < losses[0] - 0.05
+    assert all(float(row["loss"]) == pytest.approx(1 - float(row["f1"])) for row in rows_of(run, "eval"))

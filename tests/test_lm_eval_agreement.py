@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from zotune.tasks import TASKS
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT.parent / "shared" / "models" / "opt-mini"
 COPA = {"premise": "The man fell", "choice1": "the road was icy", "choice2": "he slept", "question": "cause"}
@@ -32,7 +34,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_both_say_the_same_of_a_few_rows(
     count: int, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    pytest.importorskip("lm_eval.models.huggingface", reason="needs lm-evaluation-harness: pip install lm_eval")
+    pytest.importorskip("lm_eval.models.huggingface", reason="needs lm-evaluation-harness: pip install zotune[harness]")
     if not MODEL.is_dir():
         pytest.skip("the model opt-mini is not beside the repository")
     (tmp_path / "copa").mkdir()
@@ -59,4 +61,8 @@ def test_without_the_harness_a_sentence_says_what_is_needed(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setattr(sys, "argv", ["x", "model", "data"])
     assert script.run() == 2
-    assert "This needs lm-evaluation-harness: pip install lm_eval" in capsys.readouterr().out
+    assert "This needs lm-evaluation-harness: pip install zotune[harness]" in capsys.readouterr().out
+
+
+def test_every_task_is_compared_unless_told_otherwise(script: Any) -> None:
+    assert set(script.TASKS.split()) == set(TASKS)

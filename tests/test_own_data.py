@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import tiny_models
+import torch
 from command_runs import rows_of, train, workshop
 from command_runs import shelf as shelf
+from safetensors.torch import load_file
 
 from zotune.cli import main
 from zotune.config import ConfigError, TrainConfig
@@ -216,6 +218,51 @@ def test_options_are_two_or_more_different_texts(options: str) -> None:
         TrainConfig(train_file="x.csv", template="{a} {b}", options=options).validate()
 
 
-def test_own_data_is_asked_in_words() -> None:
-    with pytest.raises(ConfigError, match="asked in words anyway"):
+def test_label_words_of_own_data_need_a_template_and_options() -> None:
+    with pytest.raises(ConfigError, match="needs --template and --options with it"):
         TrainConfig(train_file="x.csv", template="{a} {b}", soft_prompt=True).validate()
+
+
+WORDS = ["--options", "bad,good", "--soft_prompt", "--train_file", "pairs.csv", "--algorithm", "ZO"]
+
+
+def few_shot_rows(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    lines = [f"the {n},was {n},{'good' if n % 2 else 'bad'}" for n in range(20)]
+    Path("pairs.csv").write_text("\n".join(["first,second,label", *lines]))
+    tiny_models.save(Path("masked"), family)
+    few = ("--model_name", "masked", "--samplesize_validation", "6", "--batchsize", "4", "--device", "cpu")
+    monkeypatch.setattr("command_runs.TINY", (*few, "--epochs", "1", "--lr", "1e-3"))
+
+
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{first} It was {label}.", "[CLS] the 1 It was [MASK] . [SEP]"),
+        ("{first}? {label}, {second}", "[CLS] the 1 ? [MASK] , was 1 [SEP]"),
+        ("{label}: {first}", "[CLS] [MASK] : the 1 [SEP]"),
+    ],
+)
+def test_a_masked_model_is_trained_on_own_data_in_words(
+    template: str, words: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shot_rows(monkeypatch, "roberta")
+    run, _ = train(capsys, *WORDS, "--template", template, "--shots", "3", "--save_ckpt")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test"]["examples"] == 6
+    task = TrainConfig(train_file="pairs.csv", template=template, options="bad,good", soft_prompt=True).chosen_task()
+    row = {"first": "the 1", "second": "was 1"}
+    before, after = task.prompt(task.fields(row, "mask"), "mask")
+    tokenizer = tiny_models.tokenizer("roberta")
+    assert tokenizer(f"{before}[MASK]{after}")["input_ids"] == tokenizer(words, add_special_tokens=False)["input_ids"]
+    assert main(["replay", "masked", str(run / "trajectory.zo"), "--out", "again", "--device", "cpu"]) == 0
+    first, second = load_file(run / "last" / "model.safetensors"), load_file("again/model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.usefixtures("workshop")
+def test_own_label_words_of_a_causal_model_end_the_template(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_shot_rows(monkeypatch, "gpt2")
+    train(capsys, *WORDS, "--template", "{first} It was {label}.", "--samplesize", "8")
+    _, said = train(capsys, *WORDS, "--template", "{first}? {label}, {second}", "--samplesize", "8", code=2)
+    assert "A causal model reads --template up to the answer; end it with that, or leave --soft_prompt out." in said

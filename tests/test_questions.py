@@ -391,6 +391,28 @@ def test_objectives_of_tasks_without_classes(task: str, objective: str | None, c
         assert float(rows[-1]["loss"]) == pytest.approx(1.0 - float(rows[-1][name]))
 
 
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize("objective", ["options", "accuracy"])
+def test_options_are_compared_as_is_asked_for(objective: str, capsys: Any) -> None:
+    """The first evaluation of a run is what `zotune evaluate` says with the same --score."""
+    rows = [{**RECORD, "answers": [RECORD["entities"][i % 2]]} for i in range(8)]
+    write_rows(Path("own"), "record", rows)
+    data = ["--task", "record", "--data_dir", "own", "--max_seq_length", "64"]
+    losses = {}
+    for how in ("task", "sum", "mean"):
+        run, _ = train(capsys, *data, "--algorithm", "ZO", "--objective", objective, "--score", how)
+        asked_of(capsys, *data, "--score", how, "--output", "scores.json")
+        facts = json.loads(Path("scores.json").read_text())
+        scores = torch.tensor(facts["option_scores"])
+        right = torch.tensor([numbers[0] for numbers in facts["right"]])
+        first = json.loads((run / "summary.json").read_text())["first"]
+        losses[how] = first["loss"]
+        assert first["loss"] == pytest.approx(float(functional.cross_entropy(scores, right)), rel=1e-4)
+        assert first["accuracy"] == facts["scores"]["accuracy"]
+        assert json.loads((run / "config.json").read_text())["score"] == how
+    assert losses["task"] == losses["mean"] != losses["sum"]
+
+
 OWN = """
 def margin(model, batch):
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
@@ -430,6 +452,11 @@ def test_an_objective_of_ones_own(capsys: Any, workshop: Any) -> None:
         (["--task", "drop", "--objective", "classes"], "choose likelihood, f1 or exact_match"),
         (["--task", "record", "--objective", "classes"], "has no classes"),
         (["--max_new_tokens", "0"], "--max_new_tokens must be at least 1"),
+        (["--score", "mean"], "--objective classes of task sst2 compares none; leave it out, or choose --objective"),
+        (["--score", "sum", "--soft_prompt"], "--objective classes of task sst2 compares none"),
+        (["--score", "sum", "--objective", "likelihood"], "--objective likelihood of task sst2 compares none"),
+        (["--score", "sum", "--task", "drop"], "--objective likelihood of task drop compares none"),
+        (["--score", "average"], "--score knows task, sum or mean"),
     ],
 )
 def test_wrong_objectives_are_named(words: list[str], sentence: str, capsys: Any, workshop: Any) -> None:

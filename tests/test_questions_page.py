@@ -22,7 +22,7 @@ CUT_ALL = ["--samplesize_validation", "2", "--device", "cpu", "--max_new_tokens"
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
 CHAT += "{% if add_generation_prompt %}<assistant>{% endif %}"
 FILES: dict[str, list[dict[str, Any]]] = {
-    "sst2": [{"sentence": f"the {n}", "label": n % 2} for n in range(32)],
+    "sst2": [{"sentence": f"the {n}", "label": n % 2} for n in range(80)],
     "rte": [{"premise": f"a {n}", "hypothesis": "b", "label": n % 2} for n in range(12)],
     "copa": [
         {"premise": f"a {n}", "choice1": "b", "choice2": "c", "question": "cause", "label": n % 2} for n in range(12)

@@ -43,8 +43,21 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_classes_are_counted_in_the_order_of_the_rows() -> None:
     task = get_task("cb")
     assert of_each_class(task, [0, 0, 1, 2, 0, 1, 2, 2, 1, 0], 1) == ([0, 2, 3], [1, 5, 6])
-    with pytest.raises(ValueError, match="There are 3 training rows of the class contradiction, not 4: 2 to train on"):
-        of_each_class(task, [0, 1, 2] * 3 + [0, 2], 2)
+
+
+def test_classes_with_fewer_rows_give_what_they_have(caplog: pytest.LogCaptureFixture) -> None:
+    task = get_task("cb")
+    assert of_each_class(task, [0, 1, 2, 0, 1, 0, 0, 0], 2) == ([0, 1, 2, 3, 4], [5, 6])
+    assert [record.getMessage() for record in caplog.records] == [
+        "There are fewer than 4 training rows of some classes (2 of contradiction, 1 of neutral); all of them are"
+        " taken, at most 2 of a class to train on and the others to choose the model by."
+    ]
+    with pytest.raises(ValueError, match=r"^There is no training row of the class contradiction, neutral, so --shots"):
+        of_each_class(task, [0, 0], 1)
+    with pytest.raises(
+        ValueError, match=r"^No class has more than 2 training rows, so --shots 2 leaves none to choose"
+    ):
+        of_each_class(task, [0, 1, 2, 0], 2)
 
 
 @pytest.mark.usefixtures("workshop")
@@ -77,9 +90,13 @@ def test_so_many_examples_of_each_class(source: str, capsys: Any, monkeypatch: A
 
 @pytest.mark.usefixtures("workshop")
 def test_too_few_examples_of_a_class(capsys: Any) -> None:
-    _, said = train(capsys, "--shots", "7", code=2)
-    sentence = "There are 12 training rows of the class negative, not 14: 7 to train on and 7 to choose the model by;"
+    _, said = train(capsys, "--shots", "12", code=2)
+    sentence = "No class has more than 12 training rows, so --shots 12 leaves none to choose the model by;"
     assert f"{sentence} give fewer --shots or more data." in said
+    run, said = train(capsys, "--shots", "10", "--algorithm", "ZO", "--epochs", "1")
+    assert "fewer than 20 training rows of some classes (12 of negative, 12 of positive); all of them are taken" in said
+    facts = json.loads((run / "config.json").read_text())
+    assert (facts["train_examples"], facts["validation_examples"], facts["test_examples"]) == (20, 4, 8)
     _, said = train(capsys, "--shots", "0", code=2)
     assert "--shots must be at least 1, not 0." in said
     _, said = train(capsys, "--shots", "2", "--task", "squad", code=2)
@@ -167,3 +184,64 @@ def test_a_run_that_does_not_end_has_no_test_score(capsys: Any) -> None:
     summary = summary_of(run)
     assert summary["status"] != "finished"
     assert summary["test"] is None
+
+
+# ------------------------------------------------------------------------------------- --samplesize_dev
+
+
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize("source", ["folder", "embedded", "own", "written"])
+def test_rows_are_held_back_without_counting_classes(source: str, capsys: Any, monkeypatch: Any, taken: Any) -> None:
+    own = ["--train_file", "../data/train.csv", "--template", "{sentence} It was {label}", "--max_new_tokens", "2"]
+    words = {
+        "folder": [],
+        "embedded": ["--model_name", "embedded"],
+        "own": [*own, "--options", "0,1"],
+        "written": own,
+    }[source]
+    if source != "folder":
+        without = tuple(word for word in command_runs.TINY if word not in ("--data_dir", "../data"))
+        monkeypatch.setattr("command_runs.TINY", without)
+    runs = [
+        train(capsys, *words, "--samplesize", "7", *more, "--algorithm", "ZO", "--epochs", "1")[0]
+        for more in (["--samplesize_dev", "5"], ["--samplesize_dev", "5"], [])
+    ]
+    column = "prompt" if source in ("own", "written") else "input_ids"
+    ids = [[[tuple(row) for row in rows[column]] for rows in sets] for sets in taken]
+    taught, held, test = ids[0]
+    assert (len(taught), len(held), len(test)) == (7, 5, 8)
+    assert not set(taught) & set(held)
+    if column == "prompt":  # whose validation rows are of the same file
+        assert not set(test) & {*taught, *held}
+    assert ids[0] == ids[1]
+    assert ids[2] == [taught, test], "the flag changes neither the training nor the validation rows"
+    facts = [json.loads((run / "config.json").read_text()) for run in runs]
+    assert facts[0]["test_examples"] == summary_of(runs[0])["test"]["examples"] == 8
+    assert "test" not in summary_of(runs[2])
+
+
+@pytest.mark.usefixtures("workshop")
+def test_the_model_that_the_held_back_rows_chose_is_scored_in_the_end(capsys: Any) -> None:
+    sentences(Path("rows"))
+    words = ["--data_dir", "rows", "--samplesize", "8", "--samplesize_dev", "6", "--samplesize_validation", "30"]
+    run, _ = train(
+        capsys, *words, "--full_parameter", "--algorithm", "ZO", "--lr", "0.03", "--epochs", "12", "--save_ckpt"
+    )
+    test = summary_of(run)["test"]
+    assert test["weights"] == "best"
+    chosen = {int(row["step"]): float(row["accuracy"]) for row in rows_of(run, "eval")}[test["step"]]
+    assert chosen == pytest.approx(summary_of(run)["best"]["accuracy"])
+    assert test["accuracy"] == pytest.approx(accuracy_of_head(run / "best"))
+    (run / "summary.json").unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert summary_of(run)["test"] == test
+
+
+@pytest.mark.usefixtures("workshop")
+def test_a_small_training_split_keeps_the_held_back_rows(capsys: Any) -> None:
+    run, said = train(capsys, "--samplesize_dev", "10", "--algorithm", "ZO")
+    assert "34 train rows were asked for and task sst2 has 24" in said
+    facts = json.loads((run / "config.json").read_text())
+    assert (facts["train_examples"], facts["validation_examples"]) == (14, 10)
+    _, said = train(capsys, "--samplesize_dev", "24", code=2)
+    assert "There are 24 training rows, of which --samplesize_dev holds 24 back; give fewer." in said

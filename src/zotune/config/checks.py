@@ -37,7 +37,7 @@ _AT_LEAST_ONE = (
     "evaluations",
 )
 _ABOVE_ZERO = ("epochs", "eval_every", "save_every", "perturbation_scale", "eps", "damping")
-_NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum")
+_NOT_NEGATIVE = ("lr", "lr_mezosvrg_mb", "weight_decay", "lr_cov", "init_seed", "trial", "momentum", "samplesize_dev")
 _SEED_LIMIT = 2**63
 
 LARGEST_ADAPTER: Final = 10**6
@@ -55,6 +55,7 @@ LARGEST: Final = 10**9
 _COUNTED = (
     "samplesize",
     "shots",
+    "samplesize_dev",
     "samplesize_validation",
     "max_seq_length",
     "epochs",
@@ -136,7 +137,7 @@ def _check_ranges(config: "TrainConfig") -> None:
         raise ConfigError(
             f"--anneal divides the learning rates, so it must be at least 1 (never), not {config.anneal}."
         )
-    if config.max_seq_length < 2:
+    if config.max_seq_length is not None and config.max_seq_length < 2:
         raise ConfigError(f"--max_seq_length must be at least 2 tokens, not {config.max_seq_length}.")
     if config.bf16 and config.fp16:
         raise ConfigError("--bf16 and --fp16 exclude each other; give one of them.")
@@ -189,9 +190,10 @@ def _check_own(config: "TrainConfig") -> None:
             raise ConfigError(f"--{name} belongs to --train_file; give both, or neither.")
     if config.train_file is not None and config.data_dir is not None:
         raise ConfigError("--data_dir belongs to --task and --train_file is data of your own; give one of them.")
-    if config.train_file is not None and config.soft_prompt:
+    if config.train_file is not None and config.soft_prompt and (config.options is None or config.template is None):
         raise ConfigError(
-            "--soft_prompt belongs to the tasks; data of your own is asked in words anyway, leave it out."
+            "--soft_prompt compares label words, so data of your own needs --template and --options with it; give both,"
+            " or leave it out."
         )
 
 
@@ -203,13 +205,17 @@ def _check_task(config: "TrainConfig") -> None:
         raise ConfigError(str(error)) from error
     if config.shots is not None and not config.chosen_task().labels:
         raise ConfigError("--shots counts examples of each class, and there are no classes here; give --samplesize.")
+    if config.shots is not None and config.samplesize_dev:
+        raise ConfigError(
+            "--shots holds its own examples back, so --samplesize_dev cannot be given with it; leave it out."
+        )
     if config.train_file is not None:
         return
     if config.source == EMBEDDED and config.task not in GENERATED:
         raise ConfigError(
             f"No text is generated for the task {config.task}; give --data_dir, or one of {_listed(GENERATED)}."
         )
-    for name in ("samplesize", "samplesize_validation"):
+    for name in ("samplesize", "samplesize_dev", "samplesize_validation"):
         if config.source == EMBEDDED and getattr(config, name) > _LARGEST_GENERATED:
             raise ConfigError(f"--{name} must be at most {_LARGEST_GENERATED:,} for generated text; give fewer.")
 

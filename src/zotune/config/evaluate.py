@@ -115,10 +115,8 @@ class EvaluateConfig:
 
     def training(self) -> TrainConfig:
         """The settings of `zotune train` that these ones stand for."""
-        names = {field.name for field in dataclasses.fields(TrainConfig)} - {"max_seq_length"}
+        names = {field.name for field in dataclasses.fields(TrainConfig)}
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
-        if self.max_seq_length is not None:
-            shared["max_seq_length"] = self.max_seq_length
         return TrainConfig(**shared)
 
     @property

@@ -88,10 +88,25 @@ class TrainConfig:
             default_text="--samplesize of all",
         ),
     ] = None
+    samplesize_dev: Annotated[
+        int,
+        Flag(
+            "data",
+            "training examples that are held back for the evaluations; those of the validation split are then scored"
+            " once, in the end",
+        ),
+    ] = 0
     samplesize_validation: Annotated[
-        int, Flag("data", "examples of each evaluation; with --shots, of the last one")
+        int, Flag("data", "examples of each evaluation; with --shots and --samplesize_dev, of the last one")
     ] = 256
-    max_seq_length: Annotated[int, Flag("data", "longest input in tokens; longer ones are cut")] = 128
+    max_seq_length: Annotated[
+        int | None,
+        Flag(
+            "data",
+            "longest input in tokens; longer ones are cut",
+            default_text="128; of questions to a causal model what it reads, at most 2048",
+        ),
+    ] = None
     soft_prompt: Annotated[
         bool, Flag("data", "ask in words and compare the label words' logits, instead of a new head")
     ] = False
@@ -105,6 +120,14 @@ class TrainConfig:
             default_text="classes; options or likelihood where a task has no classes",
         ),
     ] = None
+    score: Annotated[
+        str,
+        Flag(
+            "data",
+            "how options are compared: log-likelihood, or its mean per token",
+            choices=("task", "sum", "mean"),
+        ),
+    ] = "task"
     max_new_tokens: Annotated[int, Flag("data", "longest answer that a model writes, in tokens")] = 32
     # Loop
     epochs: Annotated[float, Flag("loop", "passes over the training examples")] = 10.0
@@ -344,7 +367,13 @@ class TrainConfig:
             raise ConfigError(
                 f"--options takes two or more different answers, such as no,yes, not {shortened(self.options)!r}."
             )
-        return OwnData(train=self.train_file, validation=self.validation_file, template=self.template, options=options)
+        return OwnData(
+            train=self.train_file,
+            validation=self.validation_file,
+            template=self.template,
+            options=options,
+            in_words=self.soft_prompt,
+        )
 
     def chosen_task(self) -> Task:
         """The task that is trained.

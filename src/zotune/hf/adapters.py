@@ -192,7 +192,10 @@ def _check_virtual_tokens(model: nn.Module, config: Any) -> None:
     """Raise `ValueError` for virtual tokens in front of a model that would read a wrong position because of them."""
     if not config.is_prompt_learning:
         return
-    if hasattr(model, "prompt_style"):
+    style = getattr(model, "prompt_style", None)
+    if style == "mask":
+        raise ValueError("label words are read without it at a mask; use --tuning lora or full")
+    if style is not None:
         raise ValueError("label words are read without it; use --objective options in place of --soft_prompt")
     body = getattr(model, "base_model", model)
     if config.peft_type != "PREFIX_TUNING" and _classifies(model) and type(body.config) in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -17,7 +17,8 @@ import zotune
 from zotune.config import LARGEST_ADAPTER, ConfigError, TrainConfig, shortened
 from zotune.hf.adapters import KINDS, Adapter, add_adapter
 from zotune.hf.models import load_classifier, load_language_model
-from zotune.tasks import get_task
+from zotune.tasks import Task, get_task
+from zotune.tasks.own import OwnData
 from zotune.trajectory import TrajectoryError
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,6 +39,7 @@ class BaseFacts:
         prompted: label words in place of a new head.
         question: options or answers of a causal language model; also in place of a new head.
         adapter: what is trained in place of the model's own weights.
+        own_words: of label words for data of one's own: the template, then the words; empty otherwise.
     """
 
     model_name: str
@@ -48,6 +50,7 @@ class BaseFacts:
     prompted: bool
     question: bool = False
     adapter: Adapter | None = None
+    own_words: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: TrainConfig, *, dtype: torch.dtype, head_seed: int, question: bool = False) -> Self:
@@ -61,7 +64,19 @@ class BaseFacts:
             prompted=config.soft_prompt,
             question=question,
             adapter=config.adapter,
+            own_words=(own.template, *own.options) if (own := config.own) and own.in_words and own.template else (),
         )
+
+    def chosen_task(self) -> Task:
+        """The task of labels or label words.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if not self.own_words:
+            return get_task(self.task)
+        template, *options = self.own_words
+        return OwnData(train="", template=template, options=tuple(options), in_words=True).task()
 
 
 def about_of(
@@ -96,7 +111,11 @@ def facts_of(about: Mapping[str, Any]) -> BaseFacts | None:
         raise TrajectoryError(f"its header says question={shortened(repr(question))}, which no run does")
     if about["dtype"] not in DTYPES or about["head_seed"] < 0:
         raise TrajectoryError("its header has a dtype or a seed of the head that no run has")
-    return BaseFacts(**{name: about[name] for name in kinds}, question=question, adapter=_adapter_of(about))
+    words = about.get("own_words", [])  # which older files do not say
+    if not isinstance(words, (list, tuple)) or len(words) == 1 or not all(isinstance(word, str) for word in words):
+        raise TrajectoryError(f"its header says own_words={shortened(repr(words))}, which no run does")
+    known = {name: about[name] for name in kinds}
+    return BaseFacts(**known, question=question, adapter=_adapter_of(about), own_words=tuple(words))
 
 
 def _adapter_of(about: Mapping[str, Any]) -> Adapter | None:
@@ -145,7 +164,7 @@ def base_model(
     if facts.question:
         model = load_language_model(name, **shared)
     else:
-        task = get_task(facts.task)
+        task = facts.chosen_task()
         model = load_classifier(name, task, seed=facts.head_seed, prompted=facts.prompted, **shared)
     if facts.adapter is None:
         return model

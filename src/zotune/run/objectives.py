@@ -42,6 +42,10 @@ class Objective:
     written: str | None = None
     counted: str | None = None
 
+    def compares(self, task: Task) -> bool:
+        """Whether a causal model chooses among the options of a task by their scores."""
+        return self.form == "question" and not self.right_alone and not task.writes
+
     @property
     def differentiable(self) -> bool:
         """Whether first-order methods can train it."""
@@ -49,11 +53,11 @@ class Objective:
         return self.whole is None and self.written is None and not counted
 
 
-def default_objective(task: Task) -> str:
+def default_objective(task: Task, *, soft_prompt: bool = False) -> str:
     """The objective of a task when none is named."""
     if task.writes:
         return "likelihood"
-    return "classes" if task.labels and task.name != OWN else "options"
+    return "classes" if task.labels and (task.name != OWN or soft_prompt) else "options"
 
 
 def class_f1(task: Task) -> str:
@@ -68,8 +72,8 @@ def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_orde
     Raises:
         ConfigError: there is no such objective, the task does not have it, or the method needs a gradient of it.
     """
-    name = default_objective(task) if name is None else name
-    form: Form = "question" if task.name == OWN else "words" if soft_prompt else "head"
+    name = default_objective(task, soft_prompt=soft_prompt) if name is None else name
+    form: Form = "words" if soft_prompt else "question" if task.name == OWN else "head"
     objective = _made(name, task, form)
     if soft_prompt and objective.form == "question":
         raise ConfigError(f"--soft_prompt belongs to --objective classes; with {name} leave it out.")
@@ -100,7 +104,7 @@ def _made(name: str, task: Task, form: Form) -> Objective:
         return Objective(name=name, form="question", loss=option_likelihood, right_alone=True)
     if task.writes:
         raise ConfigError(f"The answers of task {task.name} are written; choose likelihood, f1 or exact_match.")
-    if name == "classes" and (not task.labels or task.name == OWN):
+    if name == "classes" and (not task.labels or form == "question"):
         raise ConfigError(f"Task {task.name} has no classes; choose --objective options or likelihood.")
     if name == "accuracy":
         counted = "accuracy" if task.labels else None

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import datasets
 import torch
@@ -20,7 +20,13 @@ from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
 from zotune.run.splits import read_splits
 from zotune.tasks import compute_metrics
-from zotune.tasks.tokens import tokenise
+from zotune.tasks.questions import LABEL_FIELD
+from zotune.tasks.tokens import Cut, tokenise
+
+LONGEST: Final = 128
+"""Most tokens of a row that a new head or label words read, unless told otherwise; LOREN's."""
+LONGEST_QUESTION: Final = 2048
+"""The same of a question to a causal model, where that reads as many; MeZO's."""
 
 Metrics = Callable[[Any], dict[str, float]]
 
@@ -40,6 +46,7 @@ class Parts:
         train_collator: see `collator`.
         metrics: of an evaluation.
         test_metrics: of the test rows, where they are not ``metrics``.
+        max_seq_length: most tokens of a row, which follows from form and model where no setting says it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -52,6 +59,7 @@ class Parts:
     train_collator: Callable[[list[Any]], dict[str, Any]] | None = None
     metrics: Metrics
     test_metrics: Metrics | None = None
+    max_seq_length: int
 
     @property
     def rows(self) -> tuple[datasets.Dataset, ...]:
@@ -83,6 +91,11 @@ def load_parts(
                 "The F1 of a batch is not the mean of its parts', so --on_out_of_memory halve would train something"
                 " else; leave it out, or give a smaller --batchsize."
             )
+        if config.score != "task" and not objective.compares(task):
+            raise ConfigError(
+                f"--score says how options are compared, and --objective {objective.name} of task {task.name} compares"
+                " none; leave it out, or choose --objective options."
+            )
         # First, because a misspelt name of a model should not wait for the data.
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
         splits = read_splits(config, task, tokenizer, seed=row_seed)
@@ -93,18 +106,29 @@ def load_parts(
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
+        length = config.max_seq_length
+        if length is None:  # after the model, because its virtual tokens leave less room
+            length = min(LONGEST_QUESTION if question else LONGEST, tokenizer.model_max_length)
         if question:
             return Parts(
                 tokenizer=tokenizer,
                 objective=objective,
-                **question_parts(config, task, objective, model, tokenizer, splits),
+                max_seq_length=length,
+                **question_parts(config, task, objective, model, tokenizer, splits, length),
             )
         prompt = prompt_style(model)
+        fields = [name for _, name in task.pieces("mask") if name is not None]
+        if prompt == "last" and config.own is not None and fields[-1] != LABEL_FIELD:
+            raise ConfigError(
+                "A causal model reads --template up to the answer; end it with that, or leave --soft_prompt out."
+            )
+        cut = Cut()
         read = functools.partial(
-            tokenise, task=task, tokenizer=tokenizer, max_seq_length=config.max_seq_length, prompt=prompt
+            tokenise, task=task, tokenizer=tokenizer, max_seq_length=length, prompt=prompt, cut=cut
         )
         train, validation = read(splits.train), read(splits.validation)
         test = None if splits.test is None else read(splits.test)
+        cut.say(min(length, tokenizer.model_max_length))
     return Parts(
         tokenizer=tokenizer,
         model=model,
@@ -114,6 +138,7 @@ def load_parts(
         objective=objective,
         collator=DataCollatorWithPadding(tokenizer),
         metrics=compute_metrics(task, trained=objective.counted),
+        max_seq_length=length,
     )
 
 

@@ -19,6 +19,7 @@ from zotune.tasks import Task, compute_metrics
 from zotune.tasks.asking import Asked, as_columns, ask
 from zotune.tasks.metrics import score
 from zotune.tasks.questions import Row
+from zotune.tasks.tokens import Cut
 
 
 def question_parts(
@@ -28,15 +29,20 @@ def question_parts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     splits: Splits,
+    max_seq_length: int,
 ) -> dict[str, Any]:
     """Model, data, collators and metrics of `zotune.run.parts.Parts`."""
     per_token = objective.right_alone or task.writes or task.asked.per_token
+    if config.score != "task":
+        per_token = config.score == "mean"
     model = add_option_scores(model, per_token=per_token)
-    length = min(config.max_seq_length, tokenizer.model_max_length)
+    length = min(max_seq_length, tokenizer.model_max_length)
     pad = int(tokenizer.pad_token_id)
     train, validation = splits.train.to_list(), splits.validation.to_list()
     test = [] if splits.test is None else splits.test.to_list()
     taught, asked, tested = (_asked(rows, task, tokenizer, length, config) for rows in (train, validation, test))
+    every = (*taught, *asked, *tested)
+    Cut(sum(question.cut for question in every), len(every)).say(length)
     labels, held, last = ([row["label"] for row in rows] for rows in (train, validation, test))
     width = max(len(question.options) for question in (*asked, *tested))
     if objective.right_alone:

@@ -34,8 +34,8 @@ def read_splits(
 ) -> Splits:
     """Training and validation rows; of the former none without ``training``.
 
-    With ``--shots`` both are of the training split, so that a model chosen by the few is scored on the validation split
-    by which nothing was chosen.
+    With ``--shots`` and ``--samplesize_dev`` both are of the training split, so that a model chosen by the few is
+    scored on the validation split by which nothing was chosen.
 
     Raises:
         ValueError: see `load_rows` and `zotune.tasks.own.OwnData`.
@@ -48,6 +48,13 @@ def read_splits(
     held = rows("validation", limit=validation)
     if not training:
         return Splits(train=held.select([]), validation=held)
+    if config.samplesize_dev:
+        every = rows("train", limit=config.samplesize + config.samplesize_dev)
+        taught_rows = _taught_rows(config, len(every))
+        numbers = range(len(every))
+        return Splits(
+            train=every.select(numbers[:taught_rows]), validation=every.select(numbers[taught_rows:]), test=held
+        )
     if config.shots is None:
         return Splits(train=rows("train", limit=config.samplesize), validation=held)
     # Generated rows have as many of each class as can be; of others all are looked at.
@@ -55,3 +62,18 @@ def read_splits(
     every = rows("train", limit=wanted if config.source == EMBEDDED else None)
     taught, chosen_by = of_each_class(task, every["label"], config.shots)
     return Splits(train=every.select(taught), validation=every.select(chosen_by), test=held)
+
+
+def _taught_rows(config: TrainConfig, there: int) -> int:
+    """How many of the training rows are trained on; where there are too few, the held back ones stay as many.
+
+    Raises:
+        ValueError: none would be left.
+    """
+    taught = there - config.samplesize_dev
+    if taught < 1:
+        raise ValueError(
+            f"There are {there} training rows, of which --samplesize_dev holds {config.samplesize_dev} back; give"
+            " fewer."
+        )
+    return taught

@@ -1,4 +1,5 @@
-"""The last score of a few-shot run: on rows by which nothing was chosen, with the weights that were chosen."""
+"""The last score of a run that chooses its model by training rows: on others, by which nothing was chosen, with the
+weights that were chosen."""
 
 from __future__ import annotations
 

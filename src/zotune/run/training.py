@@ -191,13 +191,15 @@ class TrainingRun:
         return self.folder / ERROR_LOG
 
     def _load(self, machine: Machine) -> Parts:
-        return load_parts(
+        parts = load_parts(
             self.config,
             dtype=self._dtype(),
             device=machine.device,
             row_seed=self._seed("rows"),
             head_seed=self._seed("head"),
         )
+        self.config = dataclasses.replace(self.config, max_seq_length=parts.max_seq_length)
+        return parts
 
     def _dtype(self) -> torch.dtype:
         # First-order training in half precision keeps float32 weights and computes under autocast.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -23,10 +23,12 @@ class Asked:
     Attributes:
         prompt: token ids before the answer, special tokens in front included.
         options: token ids of each option after the prompt; empty where the model writes.
+        cut: whether a text of the row was shortened.
     """
 
     prompt: list[int]
     options: list[list[int]]
+    cut: bool = field(default=False, compare=False)
 
 
 def ask(
@@ -58,7 +60,7 @@ def ask(
     Raises:
         ValueError: the template alone is too long, or an option adds no token.
     """
-    asked, kept = task.asked, list(demonstrations)
+    asked, kept, cut = task.asked, list(demonstrations), False
     texts = asked.texts(row) if texts is None else texts
     of_row = options or asked.options
     continued = of_row(row) if of_row is not None else ()
@@ -67,11 +69,11 @@ def ask(
         result = _encode(context, asked, continued, tokenizer)
         excess = len(result.prompt) + max([reserve, *map(len, result.options)]) - max_length
         if excess <= 0:
-            return result
+            return replace(result, cut=cut)
         if kept:
             del kept[0]
             continue
-        texts = _shortened(texts, asked, excess, task, max_length)
+        texts, cut = _shortened(texts, asked, excess, task, max_length), True
 
 
 def _encode(context: str, asked: Question, options: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Asked:

@@ -41,7 +41,8 @@ class Task:
         lists: those of `columns` that hold lists of texts.
         optional: further columns of text, empty where the data has none.
         encode: row to (text_a, text_b); without it the one or two `columns` as they are.
-        aliases: other column names found in public releases, each with the name used here.
+        aliases: other column names found in public releases, each with the name used here (`label` among them).
+        unlabelled: the label of rows that have none, which are left out; None where every row must have one.
         train, validation: names of the two splits on the hub.
         metrics: names in `metrics.METRICS`; "accuracy" comes first.
         version: raised by whatever changes the texts or labels, so that results stay comparable.
@@ -62,6 +63,7 @@ class Task:
     optional: tuple[str, ...] = ()
     encode: Callable[[Row], Texts] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    unlabelled: int | None = None
     train: str = "train"
     validation: str = "validation"
     metrics: tuple[str, ...] = ("accuracy",)
@@ -69,7 +71,9 @@ class Task:
 
     def __post_init__(self) -> None:
         assert set(self.integers) | set(self.lists) <= set(self.columns), f"{self.name}: kinds of unknown columns"
-        assert set(self.aliases.values()) <= set(self.columns), f"{self.name}: an alias must stand for a column"
+        assert set(self.aliases.values()) <= {*self.columns, LABEL_FIELD}, (
+            f"{self.name}: an alias must stand for a column"
+        )
         if self.labels:
             self._check_classes()
         else:

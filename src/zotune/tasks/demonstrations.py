@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from zotune.tasks.base import Task
 from zotune.tasks.questions import Row
+
+logger = logging.getLogger(__name__)
 
 
 def demonstrations(task: Task, rows: Sequence[Row], count: int) -> list[str]:
@@ -27,8 +30,10 @@ def demonstrations(task: Task, rows: Sequence[Row], count: int) -> list[str]:
 def of_each_class(task: Task, labels: Sequence[int], count: int) -> tuple[list[int], list[int]]:
     """Numbers of the first ``count`` rows of each class and of the next ``count``, in their order.
 
+    A class with fewer rows gives what it has, to the first ones before the next; a sentence names such classes.
+
     Raises:
-        ValueError: a class has fewer.
+        ValueError: a class has no row, or there is none beyond the first ones.
     """
     seen = [0] * len(task.labels)
     taught: list[int] = []
@@ -37,12 +42,25 @@ def of_each_class(task: Task, labels: Sequence[int], count: int) -> tuple[list[i
         if seen[label] < 2 * count:
             (taught if seen[label] < count else held).append(number)
         seen[label] += 1
-    for name, rows in zip(task.labels, seen, strict=True):
-        if rows < 2 * count:
-            raise ValueError(
-                f"There are {rows} training rows of the class {name}, not {2 * count}: {count} to train on and {count}"
-                " to choose the model by; give fewer --shots or more data."
-            )
+    there = dict(zip(task.labels, seen, strict=True))
+    if missing := [name for name, rows in there.items() if rows == 0]:
+        raise ValueError(
+            f"There is no training row of the class {', '.join(missing)}, so --shots has nothing to take; give"
+            " --samplesize, or more data."
+        )
+    if not held:
+        raise ValueError(
+            f"No class has more than {max(seen)} training rows, so --shots {count} leaves none to choose the model by;"
+            " give fewer --shots or more data."
+        )
+    if few := [f"{rows} of {name}" for name, rows in there.items() if rows < 2 * count]:
+        logger.warning(
+            "There are fewer than %d training rows of some classes (%s); all of them are taken, at most %d of a class"
+            " to train on and the others to choose the model by.",
+            2 * count,
+            ", ".join(few),
+            count,
+        )
     return taught, held
 
 

@@ -39,12 +39,15 @@ class OwnData:
             none.
         template: None for conversations.
         options: texts among which the model chooses; none where it writes.
+        in_words: label words are compared (`--soft_prompt`): text may follow the answer, which is the column
+            ``label`` where the template names that.
     """
 
     train: str
     validation: str | None = None
     template: str | None = None
     options: tuple[str, ...] = ()
+    in_words: bool = False
 
     def task(self) -> Task:
         """The task.
@@ -56,6 +59,8 @@ class OwnData:
             if self.options:
                 raise ValueError("--options need a --template that ends with the column of the answer.")
             return _chat_task()
+        if self.in_words:
+            return _task_in_words(self.template, self.options)
         *others, answer = _columns(self.template)
         begin = self.template[: self.template.rindex("{" + answer)]
         if self.options:
@@ -103,7 +108,8 @@ class OwnData:
                 for number, row in enumerate(found.rows, start=1)
             ]
         else:
-            made = _asked_rows(found, _columns(self.template), task)
+            columns = [*task.columns, _answer(self.template)] if self.in_words else _columns(self.template)
+            made = _asked_rows(found, columns, task)
         where = found.where
         rows = checked_rows(task, made, where)
         if not shared:
@@ -118,17 +124,65 @@ class OwnData:
         return ordered(task, rows, "train", limit=None, seed=seed).select(range(first, min(last, len(rows))))
 
 
-def _columns(template: str) -> list[str]:
-    """Columns that a template names, the answer's last."""
+def _task_in_words(template: str, options: tuple[str, ...]) -> Task:
+    """Label words at the place of the answer; what follows it is for masked models alone."""
+    parts, answer = _parts(template), _answer(template)
+    places = [i for i, (_, name, _, _) in enumerate(parts) if name == answer]
+    if len(places) > 1:
+        raise ValueError(f"--template names the answer {answer!r} twice; give it one place.")
+    others = tuple(dict.fromkeys(name for _, name, _, _ in parts if name not in (None, answer)))
+    if not others:
+        raise ValueError("--template must name a column of the question beside that of the answer.")
+    begin, end = (
+        "".join(_escaped(text) + (f"{{{name}}}" if name else "") for text, name, _, _ in some)
+        for some in (parts[: places[0]], parts[places[0] + 1 :])
+    )
+    begin += _escaped(parts[places[0]][0])
+    return Task(
+        name=NAME,
+        hub=(NAME, NAME),
+        columns=others,
+        encode=lambda row: (begin.format(**row).rstrip(), None),
+        labels=options,
+        words=options,
+        template=begin + f"{{{LABEL_FIELD}}}",
+        masked=begin + f"{{{LABEL_FIELD}}}" + end,
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _answer(template: str) -> str:
+    """The column of the answer in a template of label words: `label`, or else the last one."""
+    names = [name for _, name, _, _ in _parts(template) if name is not None]
+    if not names:
+        raise ValueError("--template must name the column of the answer in braces, such as 'It was {label}.'.")
+    return LABEL_FIELD if LABEL_FIELD in names else names[-1]
+
+
+def _parts(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """A template as (text, column that follows, ...).
+
+    Raises:
+        ValueError: its braces do not hold plain column names.
+    """
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"--template cannot be read ({error}); put columns in braces, such as {{text}}.") from error
+    if any(not name.isidentifier() or form or how for _, name, form, how in parts if name is not None):
+        raise ValueError("--template takes plain column names in braces, such as {text}.")
+    return parts
+
+
+def _columns(template: str) -> list[str]:
+    """Columns that a template names, the answer's last."""
+    parts = _parts(template)
     names = [name for _, name, _, _ in parts if name is not None]
     if not names or parts[-1][1] is None:
         raise ValueError("--template must end with the column of the answer in braces, such as 'Answer: {answer}'.")
-    if any(not name.isidentifier() or form or how for _, name, form, how in parts if name is not None):
-        raise ValueError("--template takes plain column names in braces, such as {text}.")
     if names[-1] in names[:-1]:
         raise ValueError(f"--template names the answer {names[-1]!r} twice; it may stand at the end only.")
     if len(names) < 2:

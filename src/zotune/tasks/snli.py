@@ -1,4 +1,7 @@
-"""SNLI (Bowman et al., 2015): does the premise entail the hypothesis?"""
+"""SNLI (Bowman et al., 2015): does the premise entail the hypothesis?
+
+Every split has pairs on which the annotators did not agree; they have the label -1.
+"""
 
 from zotune.tasks.base import Task
 from zotune.tasks.entailment import FURTHER, MASKED
@@ -11,6 +14,7 @@ SNLI = Task(
     template="{premise}\nQuestion: {hypothesis} Yes, Maybe or No?\nAnswer: {label}",
     masked=MASKED,
     further=FURTHER,
+    unlabelled=-1,
     words=("Yes", "Maybe", "No"),
     version=2,
 )

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from zotune.tasks import hub
 from zotune.tasks.base import Split, Task
 from zotune.tasks.files import find_files, read_file
+from zotune.tasks.questions import LABEL_FIELD
 from zotune.tasks.tokens import tokenise
 
 __all__ = ["EMBEDDED", "HUB", "keyed_order", "load_rows", "tokenise"]
@@ -116,7 +117,7 @@ def _hub(task: Task, split: Split) -> list[dict[str, Any]]:
     name = task.train if split == "train" else task.validation
     where = f"{repository} ({configuration}, {name})"
     data = hub.load(repository, configuration, name, files="give the data as files with --data_dir")
-    feature = data.features.get("label")
+    feature = next((data.features[name] for name in _names(task, LABEL_FIELD) if name in data.features), None)
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return _checked(task, data.to_list(), where, names)
 
@@ -131,10 +132,11 @@ def _checked(
 ) -> list[dict[str, Any]]:
     """Rows with exactly the task's columns and integer labels; ValueError at the first bad one."""
     columns = _columns(task, rows[0], where)
+    label = _found(task, LABEL_FIELD, rows[0], where) if task.labels else LABEL_FIELD
     own = _label_names(task, names, where)
     to_task = [task.labels.index(name) for name in own]
     checked = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in _labelled(task, rows, label, where):
         at = f"Row {number} of {where}"
         clean: dict[str, Any] = {}
         for column, found in columns.items():
@@ -145,13 +147,32 @@ def _checked(
         for column in task.optional:
             clean[column] = _value(task, column, row.get(column) or "", at)
         if task.labels:
-            clean["label"] = to_task[_label(row.get("label"), own, at)]
+            clean["label"] = to_task[_label(row.get(label), own, at)]
         try:
             _fits(task, clean)
         except ValueError as error:
             raise ValueError(f"{at} does not fit task {task.name}: {error}.") from error
         checked.append(clean)
     return checked
+
+
+def _labelled(task: Task, rows: Sequence[dict[str, Any]], label: str, where: str) -> list[tuple[int, dict[str, Any]]]:
+    """The rows with their numbers from 1, without those that the task's source marks as unlabelled.
+
+    Raises:
+        ValueError: none is left.
+    """
+    numbered = list(enumerate(rows, start=1))
+    if task.unlabelled is None:
+        return numbered
+    mark = str(task.unlabelled)
+    kept = [(number, row) for number, row in numbered if str(row.get(label)).strip() != mark]
+    if not kept:
+        raise ValueError(f"Every row of {where} has the label {mark}, which stands for none; use a labelled split.")
+    if len(kept) < len(rows):
+        left_out = len(rows) - len(kept)
+        logger.warning("%d of %d rows of %s have no label (%s); they are left out.", left_out, len(rows), where, mark)
+    return kept
 
 
 def _fits(task: Task, row: dict[str, Any]) -> None:
@@ -170,16 +191,20 @@ def _fits(task: Task, row: dict[str, Any]) -> None:
 
 def _columns(task: Task, row: dict[str, Any], where: str) -> dict[str, str]:
     """Column of the task -> its name in the file."""
-    found = {}
-    for column in task.columns:
-        names = [column, *(alias for alias, meant in task.aliases.items() if meant == column)]
-        present = next((name for name in names if name in row), None)
-        if present is None:
-            raise ValueError(_missing(column, task, row, where))
-        found[column] = present
-    if task.labels and "label" not in row:
-        raise ValueError(_missing("label", task, row, where))
-    return found
+    return {column: _found(task, column, row, where) for column in task.columns}
+
+
+def _found(task: Task, column: str, row: dict[str, Any], where: str) -> str:
+    """The name that a column has in the file."""
+    present = next((name for name in _names(task, column) if name in row), None)
+    if present is None:
+        raise ValueError(_missing(column, task, row, where))
+    return present
+
+
+def _names(task: Task, column: str) -> list[str]:
+    """The names that a column of the task, or the label, may have: its own one first."""
+    return [column, *(alias for alias, meant in task.aliases.items() if meant == column)]
 
 
 def _missing(column: str, task: Task, row: dict[str, Any], where: str) -> str:

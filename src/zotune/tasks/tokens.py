@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -13,6 +14,29 @@ from zotune.tasks.base import PromptStyle, Task
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Cut:
+    """How many of how many rows were longer than the model may read."""
+
+    rows: int = 0
+    of: int = 0
+
+    def add(self, rows: int, of: int) -> None:
+        """Count more rows."""
+        self.rows += rows
+        self.of += of
+
+    def say(self, length: int) -> None:
+        """One sentence, if there were any."""
+        if self.rows:
+            logger.warning(
+                "%d of %d rows are longer than %d tokens and were cut; --max_seq_length sets that.",
+                self.rows,
+                self.of,
+                length,
+            )
+
+
 def tokenise(
     rows: datasets.Dataset,
     task: Task,
@@ -20,6 +44,7 @@ def tokenise(
     max_seq_length: int,
     *,
     prompt: PromptStyle | None = None,
+    cut: Cut | None = None,
 ) -> datasets.Dataset:
     """Token ids of every row, unpadded, at most `max_seq_length` each.
 
@@ -32,6 +57,7 @@ def tokenise(
         tokenizer: result of `load_tokenizer`.
         max_seq_length: in tokens, special tokens included; more than the tokenizer's model reads gives a warning.
         prompt: None for a classification head; otherwise `zotune.hf.models.prompt_style(model)`.
+        cut: counts the rows that were cut.
 
     Returns:
         Dataset with input_ids, attention_mask and labels (and token_type_ids where the tokenizer's model has them).
@@ -46,16 +72,17 @@ def tokenise(
         )
         max_seq_length = longest
     listed = rows.to_list()
+    cut = Cut() if cut is None else cut
     if prompt is None:
-        columns = _pairs(listed, task, tokenizer, max_seq_length)
+        columns = _pairs(listed, task, tokenizer, max_seq_length, cut)
     else:
-        ids = [_prompt_ids(task.fields(row, prompt), task, tokenizer, max_seq_length, prompt) for row in listed]
+        ids = [_prompt_ids(task.fields(row, prompt), task, tokenizer, max_seq_length, prompt, cut) for row in listed]
         columns = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
     return datasets.Dataset.from_dict({**columns, "labels": [row["label"] for row in listed]})
 
 
 def _pairs(
-    rows: list[dict[str, Any]], task: Task, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+    rows: list[dict[str, Any]], task: Task, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, cut: Cut
 ) -> dict[str, list[list[int]]]:
     texts = [task.texts(row) for row in rows]
     first = [text_a for text_a, _ in texts]
@@ -66,7 +93,11 @@ def _pairs(
         raise ValueError(f"--max_seq_length {max_seq_length} leaves no room for the text; give at least {least}.")
     if second and _runs_together(tokenizer):
         second = [" " + text_b for text_b in second]
-    encoded = tokenizer(first, second or None, truncation="longest_first", max_length=max_seq_length)
+    encoded = tokenizer(first, second or None, verbose=False)
+    too_long = sum(len(ids) > max_seq_length for ids in encoded["input_ids"])
+    cut.add(too_long, len(rows))
+    if too_long:
+        encoded = tokenizer(first, second or None, truncation="longest_first", max_length=max_seq_length)
     return {name: list(encoded[name]) for name in tokenizer.model_input_names if name in encoded}
 
 
@@ -77,9 +108,15 @@ def _runs_together(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _prompt_ids(
-    fields: dict[str, str], task: Task, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, style: PromptStyle
+    fields: dict[str, str],
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    style: PromptStyle,
+    cut: Cut,
 ) -> list[int]:
     """Ids of the filled template, the longest text losing its last words until they fit."""
+    whole = fields
     while True:
         before, after = task.prompt(fields, style)
         if style == "mask":
@@ -93,6 +130,7 @@ def _prompt_ids(
                 ids.pop()
         excess = len(ids) - max_seq_length
         if excess <= 0:
+            cut.add(fields is not whole, 1)
             return ids
         name = max(fields, key=lambda field: len(fields[field]))
         if len(fields[name]) <= 1:
