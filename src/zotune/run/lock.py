@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +14,23 @@ try:
     import fcntl
 
     _lock: Callable[[int, int], None] | None = fcntl.flock
-    _how = fcntl.LOCK_EX | fcntl.LOCK_NB
+    _how, _wait = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX
 except ImportError:  # Windows has other locks; there the folder is not guarded
-    _lock, _how = None, 0
+    _lock, _how, _wait = None, 0, 0
 
 LOCK: Final = "run.lock"
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in such a block with the same file."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if _lock is not None:
+            _lock(handle, _wait)
+        yield
+    finally:
+        os.close(handle)
 
 
 class FolderLock:

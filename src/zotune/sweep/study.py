@@ -25,6 +25,7 @@ from zotune.config.compare import Entry, Given
 from zotune.config.sweep import SweepConfig
 from zotune.run.budget import FIRST_ORDER
 from zotune.run.folder import write_json
+from zotune.run.lock import one_at_a_time
 from zotune.run.training import TrainingRun
 from zotune.sweep.spaces import Space, as_given, checked_space, grid_of, points_of, read_space, space_of
 
@@ -32,6 +33,7 @@ DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
 
+ASKING: Final = "ask.lock"
 _MEASURED = "measured"
 _MEASURING = "measuring"
 _PLAN = "plan"
@@ -182,12 +184,7 @@ class Search:
 
     def run(self) -> None:
         """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
-        while not self.finished():
-            trial = self.study.ask()
-            trial.set_user_attr(_PROCESS, f"{platform.node()}:{os.getpid()}")
-            if self._config.search == "grid" and not trial.user_attrs.get(_QUEUED):
-                self.study.tell(trial, state=TrialState.FAIL)  # another process has taken the last point
-                return
+        while (trial := self._ask()) is not None:
             state, value = TrialState.FAIL, None
             try:
                 value = self._train(trial)
@@ -197,6 +194,19 @@ class Search:
             finally:  # a run that was stopped by a person is tried again, so it must not stay as one that goes on
                 self.study.tell(trial, value, state=state)
             self._report(trial.number)
+
+    def _ask(self) -> optuna.Trial | None:
+        """The next run, None if there is none; one process of this machine at a time, because SQLite would let two of
+        them take the same run from the queue."""
+        with one_at_a_time(self._out / ASKING):
+            if self.finished():
+                return None
+            trial = self.study.ask()
+            trial.set_user_attr(_PROCESS, f"{platform.node()}:{os.getpid()}")
+        if self._config.search == "grid" and not trial.user_attrs.get(_QUEUED):
+            self.study.tell(trial, state=TrialState.FAIL)  # another machine has taken the last point
+            return None
+        return trial
 
     def finished(self) -> bool:
         """Whether no further run begins."""
