@@ -13,7 +13,7 @@ from zotune.compare.curves import read_results
 from zotune.compare.plan import Cell, cells_of, place_of
 from zotune.compare.running import Runs
 from zotune.config import ConfigError, config_from_text, notices, shortened
-from zotune.config.compare import CompareConfig
+from zotune.config.compare import CompareConfig, read_settings
 from zotune.reports.comparison.tables import Findings
 from zotune.reports.comparison.writing import write_report
 from zotune.run.launch import write_path
@@ -50,6 +50,11 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
     for cell in cells[: len(config.entries())]:
         for line in notices(config_from_text(cell.given), cell.entry.given.keys()):
             say(f"{cell.entry.label}: {line}")
+    if config.settings is not None:
+        tuned = read_settings(config.settings)
+        untuned = [e.label for e in config.entries() if e.label not in tuned and e.method not in tuned]
+        if untuned:
+            say(f"{shortened(config.settings)} has nothing for {', '.join(untuned)}, which run with the defaults.")
     runs = Runs(cells, jobs=config.jobs, say=say)
     runs.check()
     try:

@@ -208,7 +208,7 @@ def _outcome(folder: Path) -> str:
         return f"the loss became infinite or NaN in step {summary['steps'] + 1}"
     final = summary.get("final") or {}
     scores = ", ".join(f"{name} {final[name]:.4f}" for name in ("loss", "accuracy") if final.get(name) is not None)
-    return f"{scores or 'done'} in {_clock(summary['seconds'])}"
+    return f"{scores or 'done'} in {_clock(summary['seconds'])} of training"
 
 
 def _last_line(log: Path) -> str:

@@ -15,8 +15,8 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
 
     ``first``, ``best`` and ``final`` are evaluations with step, queries, forwards, loss, accuracy and further metrics
     (None where there was none); ``first`` may be that of the untrained weights, ``best`` is the one of highest
-    accuracy after the first step (ties: lower loss, then earlier). ``seconds`` counts training and evaluation,
-    ``peak_memory_mb`` is in 10**6 bytes.
+    accuracy after the first step (ties: the earlier one, which is also what best/ keeps). ``seconds`` counts training
+    and evaluation, ``peak_memory_mb`` is in 10**6 bytes.
 
     Raises:
         ValueError: metrics.csv is missing or damaged.
@@ -42,7 +42,7 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
 
 def _best(evaluations: list[Row]) -> Row | None:
     trained = [row for row in evaluations if row["step"] > 0 and "accuracy" in row]
-    return max(trained, key=lambda row: (row["accuracy"], -row.get("loss", math.inf), -row["step"]), default=None)
+    return max(trained, key=lambda row: (row["accuracy"], -row["step"]), default=None)
 
 
 def _evaluation(row: Row | None) -> dict[str, float | int | None] | None:

@@ -134,7 +134,7 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
     given = {**search.base, **as_given({name: _plain(value) for name, value in trial.params.items()})}
     del given["evaluations"]
     result = f"validation {search.metric} {trial.value:.4f}"
-    say(f"{search.entry.label}: the best run of {spent:,} forward passes, {result}:")
+    say(f"{search.entry.label}: all runs took {spent:,} forward passes; the best one, {result}:")
     say("zotune train " + shlex.join(as_words(given)))
     for name, choice in (search.space or {}).items():
         if isinstance(choice, Range) and not choice.low * 1.5 < trial.params[name] < choice.high / 1.5:

@@ -41,6 +41,9 @@ class Range:
             return trial.suggest_int(name, round(self.low), round(self.high), log=True)
         return trial.suggest_float(name, self.low, self.high, log=True)
 
+    def __str__(self) -> str:
+        return f"from {self.low:.3g} to {self.high:.3g}"
+
     def beginning(self, default: Any) -> float | int:
         """The default where it is one of these, or else their middle."""
         inside = isinstance(default, (int, float)) and self.low <= default <= self.high
@@ -57,6 +60,9 @@ class Choice:
     def suggest(self, trial: Trial, name: str) -> Any:
         """A value for a trial."""
         return trial.suggest_categorical(name, self.values)
+
+    def __str__(self) -> str:
+        return "of " + " ".join(map(str, self.values))
 
     def beginning(self, default: Any) -> Any:
         """The default where it is one of these, or else the first."""

@@ -160,6 +160,7 @@ class Search:
                 " --storage, or what it began with."
             )
         self.study.set_user_attr(_PLAN, plan)
+        self._say(f"{self.entry.label}: searched are {', '.join(f'{n} {choice}' for n, choice in self.space.items())}.")
 
     def _forget_dead(self) -> None:
         """Take back what processes of this machine have begun that are no more."""

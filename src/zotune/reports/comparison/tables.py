@@ -126,10 +126,10 @@ def _to_target(findings: Findings, metric: str, value: float) -> Table:
     source = "" if findings.aim is not None else f", what {findings.reference} has at its end on average"
     note = (
         f"First evaluation with a validation {_shown(metric)} of {comparison} {value:.4g}{source}; medians over the"
-        f" runs that got there. Fewer passes: those of {findings.reference} divided by those of the method, where all"
-        " runs of both got there."
+        f" runs that got there. Speed-up: forward passes of {findings.reference} divided by those of the method, where"
+        " all runs of both got there."
     )
-    head = ("method", "forward passes", "seconds of training", "fewer passes", "runs that got there")
+    head = ("method", "forward passes", "seconds of training", "speed-up", "runs that got there")
     return Table(f"To a validation {_shown(metric)} of {value:.4g}", head, tuple(rows), note)
 
 
@@ -204,12 +204,14 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         if not ranked:
             continue
         best = ranked[0]
+        equal = [label for label in ranked if f"{means[label].mean:.4f}" == f"{means[best].mean:.4f}"]
         superlative = "highest" if metric == "accuracy" else "lowest"
         sentence = (
-            f"After {budget:,} forward passes {best} has the {superlative} mean validation {_shown(metric)},"
-            f" {_mean(means[best])}"
+            f"After {budget:,} forward passes {_listed(equal)} {'has' if len(equal) == 1 else 'have'} the {superlative}"
+            f" mean validation {_shown(metric)}, {_mean(means[best])}"
         )
-        said.append(f"{sentence}{_told_apart(findings, best, ranked[1:], metric)}.")
+        others = [label for label in ranked if label not in equal]
+        said.append(f"{sentence}{_told_apart(findings, best, others, metric)}.")
     diverged = [label for label, results in findings.by_label.items() if any(result.diverged for result in results)]
     if diverged:
         said.append(f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN in some runs.")
