@@ -42,8 +42,8 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.count > 1 and (self.low > 0.0 or self.high < 0.0)
+        """Whether the interval leaves zero out; one of no width, of equal differences, tells nothing."""
+        return self.low < self.high and (self.low > 0.0 or self.high < 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
