@@ -19,6 +19,7 @@ from typing import Final, Literal
 from zotune.compare.plan import Cell
 from zotune.config import TRAJECTORY, ConfigError, config_from_text, dump_settings, shortened
 from zotune.config.compare import Given
+from zotune.hf.progress import clock
 from zotune.run.checkpoints import newest_checkpoint
 from zotune.run.folder import write_json
 from zotune.run.lock import FolderLock
@@ -124,7 +125,7 @@ class Runs:
     def _ended(self, cell: Cell, code: int, number: str, left: float) -> None:
         if code == 2:
             raise RefusedError(f"{cell}: {_last_line(cell.folder / LOG)}")
-        remaining = f", about {_clock(left)} left" if left else ""
+        remaining = f", about {clock(left)} left" if left else ""
         if code in (0, 3):
             self._say(f"{number} {cell}: {_outcome(cell.folder)}{remaining}")
             return
@@ -208,7 +209,7 @@ def _outcome(folder: Path) -> str:
         return f"the loss became infinite or NaN in step {summary['steps'] + 1}"
     final = summary.get("final") or {}
     scores = ", ".join(f"{name} {final[name]:.4f}" for name in ("loss", "accuracy") if final.get(name) is not None)
-    return f"{scores or 'done'} in {_clock(summary['seconds'])} of training"
+    return f"{scores or 'done'} in {clock(summary['seconds'])} of training"
 
 
 def _last_line(log: Path) -> str:
@@ -220,9 +221,3 @@ def _devices() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

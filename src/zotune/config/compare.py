@@ -221,6 +221,29 @@ def as_words(given: Mapping[str, str | bool]) -> list[str]:
     ]
 
 
+def read_methods(flag: str, path: Path, *, values: str, hint: str = "") -> dict[str, dict[str, Any]]:
+    """The object of a JSON file that has one object for each method.
+
+    Args:
+        flag: that named the file.
+        path: of the file.
+        values: what stands for a flag's value in the sentence about the form.
+        hint: end of the sentence about a file that is no JSON.
+
+    Raises:
+        ConfigError: it cannot be read, or is not of that form.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--{flag} {shortened(path)} cannot be read ({error.strerror}); check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--{flag} {shortened(path)} is no JSON{hint}.") from error
+    if not isinstance(content, dict) or not all(isinstance(flags, dict) for flags in content.values()):
+        raise ConfigError(f"--{flag} {shortened(path)} is not of the form {{METHOD: {{FLAG: {values}}}}}.")
+    return content
+
+
 def read_settings(path: Path | None) -> dict[str, Given]:
     """Flags of methods from a JSON file, {} for None.
 
@@ -229,14 +252,7 @@ def read_settings(path: Path | None) -> dict[str, Given]:
     """
     if path is None:
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--settings {shortened(path)} cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--settings {shortened(path)} is no JSON; give a file that zotune sweep wrote.") from error
-    if not isinstance(content, dict) or not all(isinstance(flags, dict) for flags in content.values()):
-        raise ConfigError(f"--settings {shortened(path)} is not of the form {{METHOD: {{FLAG: value}}}}.")
+    content = read_methods("settings", path, values="value", hint="; give a file that zotune sweep wrote")
     return {name: _own(name, flags) for name, flags in content.items()}
 
 

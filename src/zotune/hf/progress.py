@@ -125,11 +125,11 @@ class ProgressReporter(TrainerCallback):
             parts.append(f"accuracy {self._accuracy:.4f}")
         if done:
             parts.append(f"{(self._trainer.queries - self._first_query) / elapsed:.1f} queries/s")
-            parts.append(f"{_clock(elapsed / done * (state.max_steps - state.global_step))} left")
+            parts.append(f"{clock(elapsed / done * (state.max_steps - state.global_step))} left")
         return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Minutes and seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -112,7 +112,7 @@ def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: i
 
 
 def _best(search: Search) -> FrozenTrial | None:
-    complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = search.trials(TrialState.COMPLETE)
     finite = [trial for trial in complete if trial.value is not None and abs(trial.value) != float("inf")]
     if not finite:
         return None

@@ -19,7 +19,7 @@ from typing import Any, Final
 from optuna import Trial
 
 from zotune.config import FLAGS, ConfigError, TrainConfig, config_from_text, methods_of, nearest, shortened
-from zotune.config.compare import DERIVED, OF_A_METHOD, Entry, Given, check_method
+from zotune.config.compare import DERIVED, OF_A_METHOD, Entry, Given, check_method, read_methods
 from zotune.config.flags import Kind
 
 DECADES: Final = 2.0
@@ -161,14 +161,7 @@ def read_space(path: Path | None) -> dict[str, Space]:
     """
     if path is None:
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--space {shortened(path)} cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--space {shortened(path)} is no JSON.") from error
-    if not isinstance(content, dict) or not all(isinstance(flags, dict) for flags in content.values()):
-        raise ConfigError(f"--space {shortened(path)} is not of the form {{METHOD: {{FLAG: values}}}}.")
+    content = read_methods("space", path, values="values")
     return {method: _read_method(method, flags) for method, flags in content.items()}
 
 
