@@ -53,7 +53,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     shared, work = words_of(name, options), options.work / name
     spaces = ["--space", str(HERE / "spaces.json"), "--runs", RUNS, "--evaluations", "4", "--init_seed", "7"]
     command("sweep", "--algorithms", METHODS, *shared, *spaces, "--out", str(work / "sweep"))
-    best = ["--settings", str(work / "sweep" / "best.json"), "--trials", TRIALS]
+    best = ["--settings", str(work / "sweep" / "best.json"), "--trials", TRIALS, "--evaluations", "6"]
     command("compare", "--algorithms", METHODS, *shared, *best, "--out", str(work / "compare"))
     kept = options.results / name
     (kept / "figures").mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
-"""How good the rates of `--lr auto` are, next to smaller and larger ones.
+"""The factors of `--lr auto`, and how its runs compare with tuned ones on cases that had no part in choosing them.
 
-    python experiments/rates.py --data FOLDER --models FOLDER [--only NAME ...] [--out experiments/results/rates]
+    python experiments/rates.py tune --encoder FOLDER [--only NAME ...]
+    python experiments/rates.py test --encoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
 
-For each case (a model, a task, a way of tuning) and each method: the rate that `--lr auto` measures, and runs of the
-same budget with multiples of it.  Writes rates.json (runs that are there already are kept) and rates.md: the final
-validation losses, and by how much the loss at the measured rate is above the lowest.  The factors of `zotune.rates`
-were chosen on the cases that are not named ``test``.
+``tune``: for each case and method, runs whose measured rate is multiplied by 1/2, 1, 2 and, while the best one is at an
+end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each case and method, runs of `--lr auto`
+beside a search over constant rates (a grid of factors of 1.8 around the best so far, until it is inside), same budget
+and seeds, mean of the trials.  Writes results/rates.json and rates.md.  What is there already is kept.
+FOLDER of the encoder is what experiments/encoder.py made.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from typing import Any
 
 from rich.console import Console
 
-from zotune import NonFiniteLossError
+from zotune import NonFiniteLossError, rates
 from zotune.config import config_from_text
 from zotune.run.training import TrainingRun
 
+HERE = Path(__file__).parent
 METHODS: dict[str, dict[str, str]] = {
     "ZO": {"algorithm": "ZO"},
     "ZOAdam": {"algorithm": "ZOAdam"},
@@ -35,99 +38,158 @@ METHODS: dict[str, dict[str, str]] = {
     "LOREN": {"algorithm": "LOREN"},
     "FZOO": {"algorithm": "FZOO"},
 }
-MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
-LORA = {"tuning": "lora", "perturbation_scale": "1e-2"}
-PREFIX = {"tuning": "prefix", "perturbation_scale": "1e-1"}
-FULL: dict[str, Any] = {"full_parameter": True}
-CASES: dict[str, dict[str, Any]] = {
-    "embedded sst2 partial": {"budget_queries": "16000"},
-    "embedded rte full": {"task": "rte", "budget_queries": "16000", **FULL},
-    "llama cb full": {"model_name": "llama-stories260K", "task": "cb", "budget_queries": "12000", **FULL},
-    "llama trec lora": {"model_name": "llama-stories260K", "task": "trec", "budget_queries": "12000", **LORA},
-    "opt-mini mnli full": {
-        "model_name": "opt-mini",
-        "task": "mnli",
-        "budget_queries": "3200",
-        "batchsize": "8",
-        **FULL,
-    },
-    "test embedded cola lora": {"task": "cola", "budget_queries": "16000", **LORA},
-    "test llama sst2 full": {"model_name": "llama-stories260K", "budget_queries": "12000", **FULL},
-    "test opt-mini trec partial": {
+CLASSES = {"ZO": "MeZO", "ZOSVRG": "MeZOSVRG", "LOZO-M": "LOZO"}
+FULL: dict[str, Any] = {"full_parameter": True, "budget_queries": "8000"}
+LORA = {"tuning": "lora", "budget_queries": "8000"}
+PREFIX = {"tuning": "prefix", "budget_queries": "8000"}
+PARTIAL = {"budget_queries": "8000"}
+ENCODER = {"model_name": "ENCODER"}
+LLAMA = {"model_name": "llama-stories260K", "max_seq_length": "96"}
+TUNE: dict[str, dict[str, Any]] = {
+    "decoder sst2 full": {"task": "sst2", **FULL},
+    "decoder sst2 lora": {"task": "sst2", **LORA},
+    "decoder sst2 prefix": {"task": "sst2", **PREFIX},
+    "encoder cola full": {**ENCODER, "task": "cola", **FULL},
+    "encoder cola lora": {**ENCODER, "task": "cola", **LORA},
+}
+TEST: dict[str, dict[str, Any]] = {
+    "decoder cola full": {"task": "cola", **FULL},
+    "decoder qnli lora": {"task": "qnli", **LORA},
+    "decoder cola partial": {"task": "cola", **PARTIAL},
+    "encoder wic full": {**ENCODER, "task": "wic", **FULL},
+    "llama trec full": {**LLAMA, "task": "trec", **FULL},
+    "llama sst5 lora": {**LLAMA, "task": "sst5", **LORA},
+    "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",
-        "budget_queries": "3200",
-        "batchsize": "8",
+        "soft_prompt": True,
+        **FULL,
+        "budget_queries": "4000",
     },
 }
+TRIALS = ("1", "2")
+RATIO = 1.8
 
 
-def settings(case: str, method: str, options: argparse.Namespace, place: Path) -> dict[str, Any]:
-    given = {
-        **CASES[case],
-        **METHODS[method],
-        "evaluations": "2",
-        "results": str(place),
-        "samplesize_validation": "128",
-    }
-    if "model_name" in given:
-        given |= {"model_name": str(options.models / given["model_name"]), "data_dir": str(options.data)}
+def settings(case: dict[str, Any], method: str, options: argparse.Namespace) -> dict[str, Any]:
+    given = {**case, **METHODS[method], "evaluations": "1", "samplesize_validation": "256"}
+    name = given.get("model_name")
+    if name == "ENCODER":
+        given |= {"model_name": str(options.encoder / "model"), "data_dir": str(options.encoder / "data")}
+    elif name is not None:
+        given |= {"model_name": str(options.models / name), "data_dir": str(options.data)}
     return given
 
 
 def trained(given: dict[str, Any]) -> dict[str, Any]:
-    """One run; its last evaluation, and the rate that `--lr auto` measured if it did."""
-    run = TrainingRun(config_from_text(given), Console(quiet=True), pictures=False)
-    try:
-        run.execute()
-    except NonFiniteLossError:
-        run.finish("non-finite loss")
-    finally:
-        run.close()
-    assert run.folder is not None
-    config = json.loads((run.folder / "config.json").read_text())
-    if not (run.folder / "summary.json").is_file():
-        return {"lr": config["lr"], "loss": math.inf}
-    summary = json.loads((run.folder / "summary.json").read_text())
-    loss = summary["final"]["loss"] if summary["status"] == "finished" else None
+    """A run: its rate, and the validation loss before and after; null where it diverged."""
+    with tempfile.TemporaryDirectory() as place:
+        run = TrainingRun(config_from_text({**given, "results": place}), Console(quiet=True), pictures=False)
+        try:
+            run.execute()
+        except NonFiniteLossError:
+            run.finish("non-finite loss")
+        finally:
+            run.close()
+        assert run.folder is not None
+        config = json.loads((run.folder / "config.json").read_text())
+        path = run.folder / "summary.json"
+        summary = json.loads(path.read_text()) if path.is_file() else {"status": "diverged"}
+    finished = summary["status"] == "finished"
     return {
         "lr": config["lr"],
-        "measured": config.get("lr_measured"),
-        "first": summary["first"]["loss"],
-        "loss": math.inf if loss is None else loss,
+        "measured": config.get(rates_key()),
+        "first": summary["first"]["loss"] if summary.get("first") else None,
+        "loss": summary["final"]["loss"] if finished else None,
+        "accuracy": summary["final"]["accuracy"] if finished else None,
     }
 
 
-def one(case: str, method: str, options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Runs with every multiple of the measured rate; the first one measures it."""
-    with tempfile.TemporaryDirectory() as place:
-        given = settings(case, method, options, Path(place))
-        if "1.0" not in found:
-            found["1.0"] = trained({**given, "lr": "auto"})
-            print(case, method, found["1.0"], flush=True)
-        for multiple in MULTIPLES:
-            if str(multiple) not in found:
-                rate = repr(multiple * found["1.0"]["lr"])
-                both = {"lr": rate, "lr_mezosvrg_mb": rate} if method == "ZOSVRG" else {"lr": rate}
-                found[str(multiple)] = trained({**given, **both})
-                print(case, method, multiple, rate, found[str(multiple)]["loss"], flush=True)
+def rates_key() -> str:
+    from zotune.run.rates import MEASURED
+
+    return MEASURED
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = [
-        "| case | method | lr auto | first loss | " + " | ".join(f"x {m:g}" for m in MULTIPLES) + " | above the best |"
-    ]
-    lines.append("|---|---|---:|---:|" + "---:|" * (len(MULTIPLES) + 1))
+def mean_loss(runs: list[dict[str, Any]]) -> float:
+    losses = [run["loss"] for run in runs]
+    return math.inf if None in losses else statistics.fmean(losses)
+
+
+def with_multiple(given: dict[str, Any], method: str, multiple: float) -> list[dict[str, Any]]:
+    """Runs of `--lr auto` whose factor is multiplied."""
+    name = CLASSES.get(method, method)
+    kept = dict(rates.FACTORS)
+    rates.FACTORS[name] = multiple * kept.get(name, 1.0)
+    try:
+        return [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
+    finally:
+        rates.FACTORS.clear()
+        rates.FACTORS.update(kept)
+
+
+def tune(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -> None:
+    def loss(multiple: float) -> float:
+        key = f"{multiple:g}"
+        if key not in found:
+            found[key] = with_multiple(given, method, multiple)
+            keep()
+        return mean_loss(found[key])
+
+    multiples = [0.5, 1.0, 2.0]
+    while True:
+        losses = [loss(multiple) for multiple in multiples]
+        best = losses.index(min(losses))
+        if best == 0 and multiples[0] > 0.1:
+            multiples.insert(0, multiples[0] / 2)
+        elif best == len(multiples) - 1 and multiples[-1] < 10:
+            multiples.append(multiples[-1] * 2)
+        else:
+            return
+
+
+def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -> None:
+    if "auto" not in found:
+        found["auto"] = [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
+        keep()
+    middle = found["auto"][0]["lr"]
+
+    def loss(number: int) -> float:
+        rate = repr(float(f"{middle * RATIO**number:.3g}"))
+        if rate not in found:
+            both = {"lr": rate, "lr_mezosvrg_mb": rate} if method == "ZOSVRG" else {"lr": rate}
+            found[rate] = [trained({**given, **both, "trial": trial}) for trial in TRIALS]
+            keep()
+        return mean_loss(found[rate])
+
+    numbers = [-1, 0, 1]
+    while len(numbers) < 9:
+        losses = [loss(number) for number in numbers]
+        best = losses.index(min(losses))
+        if best == 0:
+            numbers.insert(0, numbers[0] - 1)
+        elif best == len(numbers) - 1:
+            numbers.append(numbers[-1] + 1)
+        else:
+            return
+
+
+def factors_table(results: dict[str, Any]) -> str:
+    """Best multiples by case and method, their geometric mean, and what the multiple 1 costs."""
+    lines = ["| case | method | loss before | " + " best multiple | its loss | loss at 1 | above it |"]
+    lines.append("|---|---|---:|---:|---:|---:|---:|")
     best: dict[str, list[float]] = {}
     for case, methods in results.items():
         for method, found in methods.items():
-            losses = [found[str(multiple)]["loss"] for multiple in MULTIPLES]
-            lowest = MULTIPLES[min(range(len(MULTIPLES)), key=losses.__getitem__)]
+            losses = {float(multiple): mean_loss(runs) for multiple, runs in found.items()}
+            lowest = min(losses, key=losses.__getitem__)
             best.setdefault(method, []).append(lowest)
-            cells = " | ".join(f"{loss:.4f}" if loss < 100 else "diverged" for loss in losses)
-            above = found["1.0"]["loss"] / min(losses) - 1
-            rate, first = found["1.0"]["lr"], found["1.0"]["first"]
-            lines.append(f"| {case} | {method} | {rate:.3g} | {first:.4f} | {cells} | {100 * above:.1f} % |")
+            first = statistics.fmean([run["first"] for run in found["1"]])
+            above = 100 * (losses[1.0] / losses[lowest] - 1)
+            lines.append(
+                f"| {case} | {method} | {first:.3f} | {lowest:g} | {losses[lowest]:.4f} | {losses[1.0]:.4f}"
+                f" | {above:.1f} % |"
+            )
     lines += ["", "| method | best multiples of the cases | geometric mean |", "|---|---|---:|"]
     for method, multiples in best.items():
         mean = math.exp(statistics.fmean(map(math.log, multiples)))
@@ -135,23 +197,50 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rates_table(results: dict[str, Any]) -> str:
+    """Runs of `--lr auto` beside the best constant rate."""
+    lines = ["| case | method | loss before | lr auto | loss | best constant rate | its loss | of | above it |"]
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for case, methods in results.items():
+        for method, found in methods.items():
+            auto, constant = found["auto"], {rate: mean_loss(runs) for rate, runs in found.items() if rate != "auto"}
+            lowest = min(constant, key=constant.__getitem__)
+            first = statistics.fmean([run["first"] for run in auto])
+            above = 100 * (mean_loss(auto) / constant[lowest] - 1)
+            lines.append(
+                f"| {case} | {method} | {first:.3f} | {auto[0]['lr']:.2e} | {mean_loss(auto):.4f} | {float(lowest):.2e}"
+                f" | {constant[lowest]:.4f} | {len(constant)} | {above:+.1f} % |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="holds a folder for each task")
-    parser.add_argument("--models", type=Path, required=True, help="holds opt-mini and llama-stories260K")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("what", choices=("tune", "test"))
+    parser.add_argument("--encoder", type=Path, required=True, help="what experiments/encoder.py made")
+    parser.add_argument("--data", type=Path, help="holds a folder for each task")
+    parser.add_argument("--models", type=Path, help="holds opt-mini and llama-stories260K")
+    parser.add_argument("--only", nargs="+", choices=(*TUNE, *TEST))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rates")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    path = options.out.with_suffix(".json")
-    for case in options.only:
+    cases, name, of_one, table = (
+        (TUNE, "factors", tune, factors_table) if options.what == "tune" else (TEST, "rates", test, rates_table)
+    )
+    path = options.out / f"{name}.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def keep() -> None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+    for case in options.only or cases:
         for method in options.methods:
-            results = json.loads(path.read_text()) if path.is_file() else {}
             found = results.setdefault(case, {}).setdefault(method, {})
-            one(case, method, options, found)
-            path.write_text(json.dumps(results, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(table(json.loads(path.read_text())))
+            of_one(settings(cases[case], method, options), method, found, keep)
+            line = {key: round(mean_loss(runs), 4) for key, runs in found.items()}
+            print(case, method, found.get("auto", found.get("1"))[0]["lr"], line, flush=True)
+    path.with_suffix(".md").write_text(table(results))
     return 0
 
 

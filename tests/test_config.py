@@ -25,7 +25,7 @@ samplesize_validation batchsize batchsize_limit full_parameter max_seq_length de
 eval_every logging init_seed trial
 early_stopping patience bf16 fp16 clipping soft_prompt momentum noise data_dir resume trust_remote_code backend
 on_out_of_memory objective max_new_tokens train_file validation_file template options shots tuning lora_rank lora_alpha
-virtual_tokens merge budget_queries evaluations trainer_options samplesize_dev score"""
+virtual_tokens merge budget_queries evaluations trainer_options samplesize_dev score lr_scheduler_type"""
 
 WRONG = {
     "algorithm of another name": ({"algorithm": "LORENZ"}, "did you mean LOREN?"),
@@ -113,7 +113,14 @@ def test_the_flags_are_those_of_the_seed_and_ours():
 def test_defaults_of_every_algorithm_are_valid_and_complete(algorithm):
     resolved = TrainConfig(algorithm=algorithm).resolved()
     resolved.validate()
-    assert None not in (resolved.lr, resolved.num_queries, resolved.momentum, resolved.lr_mezosvrg_mb)
+    assert None not in (resolved.lr, resolved.num_queries, resolved.momentum, resolved.lr_scheduler_type)
+    assert (resolved.lr == "auto") == (resolved.lr_scheduler_type == "adaptive") == resolved.zeroth_order
+
+
+def test_the_minibatch_rate_of_svrg_is_the_other_one_unless_it_is_given():
+    assert TrainConfig(algorithm="ZOSVRG", lr=1e-3).resolved().lr_mezosvrg_mb == 1e-3
+    assert TrainConfig(algorithm="ZOSVRG", lr=1e-3, lr_mezosvrg_mb=1e-6).resolved().lr_mezosvrg_mb == 1e-6
+    assert TrainConfig(algorithm="ZOSVRG").resolved().lr_mezosvrg_mb is None  # measured with it
 
 
 def test_queries_left_out_follow_the_method():

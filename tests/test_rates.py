@@ -134,7 +134,7 @@ def test_a_few_dozen_queries(queries):
 @pytest.mark.usefixtures("workshop")
 @pytest.mark.parametrize("method", ["ZO", "ZOSVRG", "LOZO", "LOREN"])
 def test_runs_measure_say_and_keep_their_rate(capsys, method):
-    words = ("--algorithm", method, "--lr", "auto", *EMBEDDED)
+    words = ("--algorithm", method, "--lr", "auto", "--lr_scheduler_type", "linear", *EMBEDDED)
     run, said = train(capsys, *words)
     config = json.loads((run / "config.json").read_text())
     assert config["lr"] == config["lr_measured"]["lr"] > 0.0
@@ -143,7 +143,7 @@ def test_runs_measure_say_and_keep_their_rate(capsys, method):
         assert config["lr_mezosvrg_mb"] == config["lr"]
     again, _ = train(capsys, *words)
     assert json.loads((again / "config.json").read_text())["lr"] == config["lr"]
-    same, _ = train(capsys, *words[:2], "--lr", repr(config["lr"]), *EMBEDDED)
+    same, _ = train(capsys, *words[:2], "--lr", repr(config["lr"]), *words[4:])
     if method != "ZOSVRG":
         rows = [[line.split(",")[5] for line in (r / "metrics.csv").read_text().splitlines()] for r in (run, same)]
         assert rows[0] == rows[1]  # the measurement leaves no trace in the run

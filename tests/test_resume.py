@@ -39,6 +39,9 @@ METHODS = {
     "HiZOO": "HiZOO --hessian_smooth_type constant1e-4",
     "LOREN": "LOREN --momentum 0.9 --momentum_bits 8",
     "FZOO": "FZOO",
+    "MeZO with an adaptive rate": "ZO --lr_scheduler_type adaptive",
+    "LOREN with a measured rate": "LOREN --lr auto",
+    "SVRG with an adaptive rate": "ZOSVRG --q 3 --lr_scheduler_type adaptive",
 }
 
 
@@ -174,7 +177,9 @@ def test_every_method_goes_on_without_a_checkpoint(words: str, capsys, monkeypat
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-@pytest.mark.parametrize("words", ["LOREN --momentum 0.9", "ZOSVRG --q 4", "LOZO --momentum 0.9 --step_interval 2"])
+@pytest.mark.parametrize(
+    "words", ["LOREN --momentum 0.9", "ZOSVRG --q 4", "LOZO --momentum 0.9 --step_interval 2", "ZO --lr auto"]
+)
 def test_any_moment(moment, words: str, capsys, monkeypatch) -> None:
     own = ["--algorithm", *words.split(), "--epochs", "3", "--save_ckpt", "--save_every", "0.67", "--early_stopping"]
     with monkeypatch.context() as patch:

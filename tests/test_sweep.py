@@ -42,7 +42,7 @@ def study(workshop, name, place="out"):
 def test_built_in_spaces_hold_the_default_and_make_valid_settings(method, tuning):
     (entry,) = labelled(method, {})
     momentum = float(entry.given.get("momentum", 0))
-    config = TrainConfig(algorithm=entry.algorithm, tuning=tuning, momentum=momentum).resolved()
+    config = TrainConfig(algorithm=entry.algorithm, tuning=tuning, momentum=momentum, lr=1e-3).resolved()
     space = space_of(entry, config)
     assert isinstance(space["lr"], Range)
     assert space["lr"].low < config.lr < space["lr"].high

@@ -15,10 +15,21 @@ closed form.  For MeZO it is 1 / h whatever the slope.  It fits one step.  Over 
 the first is mostly noise of the batches, so a run wants the rate at which all of its T steps cost no more than a share
 theta of the loss that there is to lose,
 
-    eta_T = sqrt(2 theta f(W) / (T gain^2 h sum_k w_k^2)),
+    eta_T = sqrt(2 theta f(W) / (N gain^2 h sum_k w_k^2)),      N = sum_t s_t^2,
 
-the 1 / sqrt(T) of stochastic descent (Ghadimi & Lan 2013, SIAM J. Optim. 23(4), section 3).  The rate taken is the
-smaller one of `SAFETY` eta* and eta_T times a factor of the method, `FACTORS`; both are measured (experiments).
+where s_t is the share of the rate that the schedule leaves in step t: N = T for a constant rate, T / 3 for one that
+falls to zero along a line, 3 T / 8 along a cosine.  It is the 1 / sqrt(T) of stochastic descent (Ghadimi & Lan 2013,
+SIAM J. Optim. 23(4), section 3).  The rate taken is the smaller one of `SAFETY` eta* and eta_T times a factor of the
+method, `FACTORS`; both are measured (experiments).
+
+In the run the slopes change, and the curvature with them.  With v the variance of the losses of a step's plan over
+eps^2, which for MeZO is c^2, and r_t = v_0 / v_t its running mean's change since the measurement, `Pace` takes
+
+    eta_t = s_t min(eta_0 sqrt(r_t), eta* min(1, r_t)).
+
+The first term keeps what a step costs, eta^2 v h, where it was planned.  The second one is the line search where the
+curvature grows like the squared slopes, as the Fisher information does: a fresh head begins with small ones.  Where an
+update is normalised by itself (Adam, FZOO) both are divided by sqrt(r_t) and never rise.
 
 Rules that rescale the estimate get the rate that moves the weights as much: Adam divides by the root of its second
 moment, which is that of sum_k w_k^2; heavy-ball momentum adds up 1 / (1 - beta) steps; MeZO-SVRG walks along one
@@ -37,7 +48,7 @@ import torch
 
 from zotune.estimators import Probe
 from zotune.evaluators import Closure
-from zotune.methods import MeZOSVRG
+from zotune.methods import FZOO, MeZOSVRG
 from zotune.optimizer import ZerothOrder, _Probes
 from zotune.rules import Adam, Momentum
 
@@ -51,8 +62,23 @@ FACTORS: Final = {"ZOAdam": 0.7, "FZOO": 0.3}
 """What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by them
 makes the steps of these two larger than they were at first."""
 
+TUNINGS: Final = {"lora": 2.0}
+"""The same by what is trained, for `suggest_rate`'s ``factor``; 1 for the others."""
+
 QUERIES: Final = 48
 """Forward passes that a probe takes about, over all batches."""
+
+RISE: Final = 3.0
+"""How many times as large a rate may become while slopes fall."""
+
+MEMORY: Final = 0.95
+"""Share of the running mean that a step leaves."""
+
+UNMEASURED: Final = 10
+"""Steps whose mean stands for v_0 where it was not measured."""
+
+_SHARES: Final = {"constant": 1.0, "linear": 1.0 / 3.0, "cosine": 3.0 / 8.0, "adaptive": 1.0 / 3.0}
+"""sum_t s_t^2 / T of each schedule."""
 
 LENGTHS: Final = (1.0, 10.0, 100.0)
 """Lengths of the probes, times eps: longer ones where the curvature drowns in the rounding of the losses."""
@@ -70,6 +96,7 @@ class Rate:
         run: eta_T, for all steps; infinity where their number is not known.
         curvature: mean of h_k.
         slope: root of the mean of c_k^2.
+        spread: v_0, mean variance of the losses of a plan over eps^2.
         queries: forward passes that it took.
     """
 
@@ -78,6 +105,7 @@ class Rate:
     run: float
     curvature: float
     slope: float
+    spread: float
     queries: int
 
 
@@ -87,24 +115,38 @@ class _Sample:
     slopes: list[float]
     curvatures: list[float]
     weights: list[float]
+    spread: float
 
 
 @torch.no_grad()
-def suggest_rate(optimizer: ZerothOrder, closures: Iterable[Closure], *, steps: int | None = None) -> Rate | None:
+def suggest_rate(
+    optimizer: ZerothOrder,
+    closures: Iterable[Closure],
+    *,
+    steps: int | None = None,
+    schedule: str = "constant",
+    factor: float = 1.0,
+) -> Rate | None:
     """A learning rate for an optimizer that has made no step.  The weights are not written.
 
     Args:
         optimizer: of the method, with any rate; its directions are used up, so make another one to train with.
         closures: a loss each, on different batches; `batches_for` says how many are useful.
         steps: of the run; without it only a share of the best single step is known to be safe.
+        factor: times eta_T, beside that of the method; see `TUNINGS`.
+        schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (linear, with `Pace`).
 
     Returns:
         The rate, or None where the loss has no positive curvature along the directions.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite.
+        ValueError: there is no such schedule.
     """
+    if schedule not in _SHARES:
+        raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(_SHARES)}")
     batches, queries = list(closures), 0
+    noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps)
     stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
     for length in LENGTHS:
         samples = []
@@ -116,7 +158,7 @@ def suggest_rate(optimizer: ZerothOrder, closures: Iterable[Closure], *, steps: 
         mean = statistics.fmean(curvatures)
         error = statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
         if mean > _SURE * error:
-            return _rate(optimizer, samples, mean, queries, steps)
+            return _rate(optimizer, samples, mean, queries, noisy, factor)
     return None
 
 
@@ -138,7 +180,8 @@ def _sample(optimizer: ZerothOrder, closure: Closure, length: float) -> _Sample:
     losses = [
         here + p.sign * eps * slopes[p.query] + (p.sign * eps) ** 2 / 2 * curvatures[p.query] for p in _plan(optimizer)
     ]
-    return _Sample(here, slopes, curvatures, optimizer._clipped(optimizer.estimator.weigh(losses, eps)))
+    weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
+    return _Sample(here, slopes, curvatures, weights, _spread(losses, eps))
 
 
 def _plan(optimizer: ZerothOrder) -> Sequence[Probe]:
@@ -146,7 +189,12 @@ def _plan(optimizer: ZerothOrder) -> Sequence[Probe]:
 
 
 def _rate(
-    optimizer: ZerothOrder, samples: Sequence[_Sample], curvature: float, queries: int, steps: int | None
+    optimizer: ZerothOrder,
+    samples: Sequence[_Sample],
+    curvature: float,
+    queries: int,
+    noisy: float | None,
+    factor: float,
 ) -> Rate | None:
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
     length = statistics.fmean([_product(s.weights, s.weights) for s in samples])
@@ -157,10 +205,10 @@ def _rate(
     gain, scale = optimizer._matrix.gain, _scale(optimizer, length)
     step = scale * descent / (gain * curvature * length)
     run = math.inf
-    if steps is not None:
-        run = scale * math.sqrt(2.0 * THETA * loss / (max(1, steps) * gain**2 * curvature * length))
-    lr = min(SAFETY * step, FACTORS.get(type(optimizer).__name__, 1.0) * run)
-    return Rate(lr, step, run, curvature, slope, queries)
+    if noisy is not None:
+        run = scale * math.sqrt(2.0 * THETA * loss / (noisy * gain**2 * curvature * length))
+    lr = min(SAFETY * step, factor * FACTORS.get(type(optimizer).__name__, 1.0) * run)
+    return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries)
 
 
 def _scale(optimizer: ZerothOrder, length: float) -> float:
@@ -171,6 +219,74 @@ def _scale(optimizer: ZerothOrder, length: float) -> float:
     if isinstance(rule, Momentum):
         return 1.0 - rule.beta
     return 1.0 / optimizer.period if isinstance(optimizer, MeZOSVRG) else 1.0
+
+
+def _spread(losses: Sequence[float], eps: float) -> float:
+    """Variance of losses over eps^2."""
+    shifted = [loss - losses[0] for loss in losses]  # exact where they are large and alike
+    mean = math.fsum(shifted) / len(shifted)
+    return math.fsum((x - mean) ** 2 for x in shifted) / len(shifted) / eps**2
+
+
+class Pace:
+    """Lets the rate of a run follow the slopes; see the equations above.
+
+    An instance is a hook of the optimizer, and multiplies the rate that the groups have when an update begins, a
+    schedule's or their own::
+
+        optimizer.register_tell_hook(Pace(spread=rate.spread, limit=rate.step / rate.lr))
+
+    Args:
+        spread: v_0; None: the mean of the first `UNMEASURED` steps, which keep their rate.
+        limit: eta* / eta_0; None: not known, so the rate may at most become `RISE` times as large.
+
+    Attributes:
+        mean: running mean of v.
+        steps: steps that are in it.
+    """
+
+    def __init__(self, spread: float | None = None, limit: float | None = None) -> None:
+        self.spread, self.limit = spread, limit
+        self.mean, self.steps = spread or 0.0, 0
+        self._step = -1  # whose update is being made
+        self._base: list[float] = []
+        self._given: list[float] = []
+
+    def __call__(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
+        """Set the rates of the update that is about to be made from these losses."""
+        groups = optimizer.param_groups
+        if optimizer.t != self._step:  # an update that failed is made again from the same losses
+            self._take(optimizer, losses)
+            present = [float(group["lr"]) for group in groups]
+            if present != self._given:  # a schedule has set them anew
+                self._base = present
+            self._step = optimizer.t
+        factor = self.factor(normalised=isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO))
+        self._given = [base * factor for base in self._base]
+        for group, rate in zip(groups, self._given, strict=True):
+            group["lr"] = rate
+
+    def factor(self, *, normalised: bool = False) -> float:
+        """By what the rate is multiplied, with the present mean."""
+        if not self.spread or self.mean == 0.0:
+            return 1.0
+        ratio = self.spread / self.mean
+        line = math.inf if self.limit is None else self.limit * min(1.0, ratio)
+        root = math.sqrt(ratio)
+        return min(1.0, line / root) if normalised else min(RISE, root, line)
+
+    def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
+        if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared
+            return
+        eps = float(optimizer.param_groups[0]["eps"])
+        fresh = _spread([f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0], eps)
+        self.steps += 1
+        if self.spread is not None:
+            self.mean = MEMORY * self.mean + (1.0 - MEMORY) * fresh
+            return
+        self.mean += (fresh - self.mean) / self.steps
+        if self.steps == UNMEASURED:
+            self.spread = self.mean
 
 
 def _product(left: Sequence[float], right: Sequence[float]) -> float:

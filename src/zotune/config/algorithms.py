@@ -19,22 +19,20 @@ class Algorithm:
 
     `flags` are the method flags that change its result, `queries` the forward passes a step when `--num_queries` is
     left out (0: not a zeroth-order method) and `query_rule` the counts that are possible: at least `query_minimum`,
-    and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` and `lr_embedded` are
-    the learning rates taken when `--lr` is left out, for a model of the user's and for the embedded one;
-    `lr_minibatch*` the same for `--lr_mezosvrg_mb`.
+    and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` is the
+    rate of a zeroth-order method where none can be measured, and of the others where `--lr` is left out;
+    `lr_embedded` that of the latter with the embedded model.
     """
 
     flags: frozenset[str]
     lr: float
-    lr_embedded: float
+    lr_embedded: float = 0.0
     queries: int = 0
     query_minimum: int = 0
     query_multiple: int = 1
     query_pairs: bool = False
     query_rule: str = ""
     noise: str = "gaussian"
-    lr_minibatch: float = 0.0
-    lr_minibatch_embedded: float = 0.0
 
     def takes(self, queries: int) -> bool:
         """Whether so many forward passes a step are possible."""
@@ -54,7 +52,6 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "ZO": Algorithm(
         flags=_ESTIMATE | {"momentum"},
         lr=1e-6,
-        lr_embedded=1e-3,
         queries=2,
         query_minimum=2,
         query_multiple=2,
@@ -63,7 +60,6 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "ZOAdam": Algorithm(
         flags=_ESTIMATE | {"eps", "low_bit_adam"},
         lr=1e-5,
-        lr_embedded=1e-3,
         queries=2,
         query_minimum=2,
         query_multiple=2,
@@ -72,19 +68,15 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "ZOSVRG": Algorithm(
         flags=_ESTIMATE | {"lr_mezosvrg_mb", "q", "anneal", "anchor"},
         lr=1e-4,
-        lr_embedded=1e-3,
         queries=3,
         query_minimum=3,
         query_multiple=3,
         query_pairs=True,
         query_rule="a multiple of 3 (the average per step at --q 2) or an even number (per estimate)",
-        lr_minibatch=1e-6,
-        lr_minibatch_embedded=1e-3,
     ),
     "LOZO": Algorithm(
         flags=_ESTIMATE | {"rank", "step_interval", "momentum"},
         lr=1e-6,
-        lr_embedded=3e-4,
         queries=2,
         query_minimum=2,
         query_multiple=2,
@@ -93,7 +85,6 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "HiZOO": Algorithm(
         flags=_ESTIMATE | {"hessian_smooth_type"},
         lr=1e-6,
-        lr_embedded=1e-3,
         queries=3,
         query_minimum=3,
         query_multiple=2,
@@ -102,7 +93,6 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "LOREN": Algorithm(
         flags=_ESTIMATE | {"lr_cov", "damping", "momentum", "momentum_bits", "direction_rank"},
         lr=1e-5,
-        lr_embedded=1e-3,
         queries=6,
         query_minimum=2,
         query_rule="at least 2, because each loss is compared with the others",
@@ -110,7 +100,6 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "FZOO": Algorithm(
         flags=QUERY_FLAGS,
         lr=1e-7,
-        lr_embedded=1e-6,
         queries=8,
         query_minimum=3,
         query_rule="at least 3, one at the weights and two or more directions whose spread is measured",

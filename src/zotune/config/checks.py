@@ -82,6 +82,7 @@ def check(config: "TrainConfig") -> None:
     check_choices(config)
     _check_ranges(config)
     _check_queries(config)
+    _check_rate(config)
     _check_names(config)
     _check_tuning(config)
     _check_task(config)
@@ -94,8 +95,9 @@ def check_choices(config: object) -> None:
     """Raise `ConfigError`, with the nearest name, for a setting that is none of its flag's choices."""
     for name, described in flags_of(type(config)).items():
         choices = described.flag.choices
-        value = str(getattr(config, name))
-        if choices and value not in choices:
+        given = getattr(config, name)
+        value = str(given)
+        if choices and value not in choices and not (given is None and described.default is None):
             raise ConfigError(f"--{name} knows {_listed(choices)}, not {value!r}{nearest(value, choices)}")
 
 
@@ -150,6 +152,14 @@ def _check_queries(config: "TrainConfig") -> None:
         return
     if not algorithm.takes(queries):
         raise ConfigError(f"--num_queries with {config.algorithm} must be {algorithm.query_rule}; it is {queries}.")
+
+
+def _check_rate(config: "TrainConfig") -> None:
+    if config.lr_scheduler_type == "adaptive" and not config.zeroth_order:
+        raise ConfigError(
+            f"--lr_scheduler_type adaptive follows the slopes that queries see, and {config.algorithm} has none; take"
+            " linear or cosine."
+        )
 
 
 def _check_names(config: "TrainConfig") -> None:

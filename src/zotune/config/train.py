@@ -166,9 +166,19 @@ class TrainConfig:
         Flag(
             "optimizer",
             "learning rate; with ZOSVRG that of the full-batch steps; auto measures one before the run",
-            default_text="auto; per method for the embedded model and first order",
+            default_text="auto; per method for first order",
             metavar="X|auto",
             words=(AUTO,),
+        ),
+    ] = None
+    lr_scheduler_type: Annotated[
+        str | None,
+        Flag(
+            "optimizer",
+            "how the rate goes on: constant, to zero along a line or a cosine, or adaptive: along a line, and larger"
+            " as slopes become smaller",
+            default_text="adaptive for a rate that is measured, otherwise constant",
+            choices=("constant", "linear", "cosine", "adaptive"),
         ),
     ] = None
     weight_decay: Annotated[
@@ -209,7 +219,7 @@ class TrainConfig:
     ] = None
     # One method each
     lr_mezosvrg_mb: Annotated[
-        float | None, Flag("methods", "learning rate of the minibatch steps", default_text="per model")
+        float | None, Flag("methods", "learning rate of the minibatch steps", default_text="that of --lr")
     ] = None
     q: Annotated[int, Flag("methods", "steps from one full-batch step to the next")] = 2
     anneal: Annotated[
@@ -289,16 +299,15 @@ class TrainConfig:
         """
         checks.check_choices(self)
         algorithm = ALGORITHMS[self.algorithm]
-        embedded = self.model_name == EMBEDDED
-        default = algorithm.lr_embedded if embedded else AUTO if algorithm.zeroth_order else algorithm.lr
-        lr = default if self.lr is None else self.lr
-        minibatch = algorithm.lr_minibatch_embedded if embedded else algorithm.lr_minibatch
+        first_order = algorithm.lr_embedded if self.model_name == EMBEDDED else algorithm.lr
+        lr = _default(self.lr, AUTO if algorithm.zeroth_order else first_order)
         return dataclasses.replace(
             self,
             task=self.task if self.train_file is None else OWN,
             full_parameter=self.full_parameter or self.tuning == "full",
             lr=lr,
-            lr_mezosvrg_mb=_default(self.lr_mezosvrg_mb, None if lr == AUTO else minibatch),
+            lr_scheduler_type=_default(self.lr_scheduler_type, "adaptive" if lr == AUTO else "constant"),
+            lr_mezosvrg_mb=_default(self.lr_mezosvrg_mb, None if isinstance(lr, str) else lr),
             perturbation_scale=_default(self.perturbation_scale, SCALES.get(self.tuning or "", SCALE)),
             num_queries=_default(self.num_queries, algorithm.queries),
             noise=_default(self.noise, algorithm.noise),

@@ -340,6 +340,8 @@ _PROBED: Final = 4  # tokens
 def _probe(adapted: Any) -> torch.Tensor:
     """The model's logits for a few tokens."""
     ids = torch.arange(_PROBED, device=adapted.device)[None]
+    if getattr(adapted, "prompt_style", None) == "mask":  # it is read at the mask
+        ids[:, -1] = adapted.mask_token_id
     with torch.no_grad():
         logits: torch.Tensor = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     return logits

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 from zotune.evaluators import Closure
+from zotune.rates import Pace
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
@@ -70,6 +71,7 @@ class ZOTrainer(Lifecycle):
 
     Attributes:
         ledger: counts of the run, see `Ledger`.
+        pace: multiplies the rate before each update, if it is set; see `zotune.hf.pacing`.
 
     Raises:
         ValueError: negative ``data_seed``, ``ignore_data_skip``, or accelerate is set to split or dispatch batches.
@@ -112,6 +114,7 @@ class ZOTrainer(Lifecycle):
         self._inner: torch.optim.Optimizer | None = None
         self._rows = StepRows(own=(), total=0)  # of the current step
         self._micro = 0  # micro-batches of the current step that are done
+        self.pace: Pace | None = None
         self._queries_before = 0
         self._first_order_loss = 0.0
         super().__init__(
@@ -201,8 +204,13 @@ class ZOTrainer(Lifecycle):
                 "so switch them off, or take a first-order optimizer."
             )
         self.args.max_grad_norm = 0.0
+        optimizer.register_tell_hook(self._keep_pace)  # before that of a trajectory, which records the rate
         if self.args.world_size > 1:
             optimizer.evaluator = DataParallel(inner=optimizer.evaluator)
+
+    def _keep_pace(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
+        if self.pace is not None:
+            self.pace(optimizer, losses)
 
     @property
     def zeroth_order(self) -> ZerothOrder | None:

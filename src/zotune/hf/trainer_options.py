@@ -22,6 +22,7 @@ OWN: Final[dict[str, str]] = {
     "learning_rate": "--lr",
     "weight_decay": "--weight_decay",
     "max_grad_norm": "--clipping",
+    "lr_scheduler_type": "--lr_scheduler_type",
     "adam_epsilon": "--eps",
     "bf16": "--bf16",
     "fp16": "--fp16",
@@ -38,7 +39,7 @@ OWN: Final[dict[str, str]] = {
 """Fields that flags become, and which."""
 
 _KEPT = """
-optim optim_args optim_target_modules adam_beta1 adam_beta2 lr_scheduler_type lr_scheduler_kwargs warmup_steps
+optim optim_args optim_target_modules adam_beta1 adam_beta2 lr_scheduler_kwargs warmup_steps
 eval_on_start eval_delay prediction_loss_only batch_eval_metrics include_for_metrics label_names metric_for_best_model
 greater_is_better load_best_model_at_end save_total_limit save_only_model restore_callback_states_from_checkpoint
 logging_strategy logging_steps logging_nan_inf_filter disable_tqdm dataloader_pin_memory dataloader_drop_last

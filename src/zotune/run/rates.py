@@ -2,20 +2,25 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch.distributed as dist
 
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, TrainConfig
-from zotune.rates import LENGTHS, Rate, batches_for, suggest_rate
+from zotune.hf.pacing import PaceKeeper
+from zotune.rates import LENGTHS, TUNINGS, Rate, batches_for, suggest_rate
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
 from zotune.run.optimizers import optimizer_factory
 from zotune.run.parts import Parts
 from zotune.run.trainers import make_trainer
+
+MEASURED: Final = "lr_measured"
+"""Key in config.json of what `--lr auto` found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ def measured_rate(
     begun = time.perf_counter()
     still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
     factory = optimizer_factory(still, steps_per_epoch=steps_per_epoch(config, len(parts.train)), seed=seed)
+    assert config.lr_scheduler_type is not None
     trainer = make_trainer(
         still, machine, parts, folder=folder, factory=factory, order_seed=order_seed, dropout_seed=0, callbacks=[]
     )
@@ -57,22 +63,34 @@ def measured_rate(
     queries = len(losses) * (2 * optimizer.estimator.directions + 1)
     rows = trainer.args.train_batch_size * machine.processes
     steps = steps_of(_after(config, queries * rows), len(parts.train))
-    rate = _agreed(suggest_rate(optimizer, losses, steps=steps), machine)
+    found = suggest_rate(
+        optimizer, losses, steps=steps, schedule=config.lr_scheduler_type, factor=TUNINGS.get(config.tuning or "", 1.0)
+    )
+    rate = _agreed(found, machine)
     forwards = rows * (rate.queries if rate else len(LENGTHS) * queries)
     spent = {"forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
-        cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=algorithm.lr_minibatch)
+        minibatch = algorithm.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
+        cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=minibatch)
         told = f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, which is cautious"
-        return Measured(cautious, forwards, {"lr_measured": {"lr": algorithm.lr, **spent}}, f"{told}.")
+        return Measured(cautious, forwards, {MEASURED: {"lr": algorithm.lr, **spent}}, f"{told}.")
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
-    facts = {"lr_measured": {**dataclasses.asdict(rate), **spent}}
+    facts = {MEASURED: {**dataclasses.asdict(rate), **spent}}
     sentence = (
         f"--lr auto: {rate.lr:.3g}, from slope {rate.slope:.3g} and curvature {rate.curvature:.3g} along the"
         f" directions, in {rate.queries} queries ({forwards:,} forward passes of one example)."
     )
     return Measured(chosen, forwards, facts, sentence)
+
+
+def pace_of(facts: Mapping[str, Any]) -> PaceKeeper:
+    """The pace of a run, from what its config.json says about the measurement, if there was one."""
+    found = facts.get(MEASURED)
+    if not isinstance(found, dict) or not all(isinstance(found.get(n), float) for n in ("lr", "step", "spread")):
+        return PaceKeeper()
+    return PaceKeeper(spread=found["spread"], limit=found["step"] / found["lr"] if found["lr"] else None)
 
 
 def _after(config: TrainConfig, forwards: int) -> TrainConfig:

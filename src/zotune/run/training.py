@@ -32,7 +32,7 @@ from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.parts import Parts, load_parts, rows_digest
-from zotune.run.rates import Measured, measured_rate
+from zotune.run.rates import Measured, measured_rate, pace_of
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
@@ -342,6 +342,8 @@ class TrainingRun:
                 question=parts.objective.form == "question",
             )
             callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, about))
+        if self.config.lr_scheduler_type == "adaptive":
+            callbacks.append(pace_of(self._measured if self.config.resume is None else read_facts(self.folder)))
         callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
             ProgressReporter(self._console),

@@ -1,0 +1,48 @@
+"""`zotune.rates.Pace` in the trainer, and through its checkpoints."""
+
+# ruff: noqa: ARG002  (the library fixes the signatures of callbacks)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from zotune.rates import Pace
+
+if TYPE_CHECKING:
+    from .trainer import ZOTrainer
+
+
+class PaceKeeper(TrainerCallback, ExportableState):
+    """Gives a trainer a pace, and keeps its running mean in checkpoints.
+
+    The steps after a checkpoint, which a resumed run makes again from their losses, bring it to where it was.
+
+    Args:
+        spread: see `Pace`.
+        limit: see `Pace`.
+    """
+
+    def __init__(self, spread: float | None = None, limit: float | None = None) -> None:
+        self._given = {"spread": spread, "limit": limit}
+        self.pace = Pace(**self._given)
+
+    def attach(self, trainer: ZOTrainer) -> None:
+        """Let the trainer's optimizer ask this pace."""
+        trainer.pace = self.pace
+
+    def state(self) -> dict[str, Any]:
+        """For the library's trainer_state.json."""
+        kept = {"spread": self.pace.spread, "mean": self.pace.mean, "steps": self.pace.steps}
+        return {"args": self._given, "attributes": {"kept": kept}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take over the mean of the checkpoint, if there is one."""
+        saved: Any = state.stateful_callbacks
+        kept = saved.get(type(self).__name__, {}).get("attributes", {}).get("kept") if state.global_step else None
+        if kept is not None:
+            self.pace.spread, self.pace.mean, self.pace.steps = kept["spread"], float(kept["mean"]), int(kept["steps"])

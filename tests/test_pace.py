@@ -1,0 +1,166 @@
+"""Rates that follow the slopes: the factor's equations, and runs that are stopped, resumed and replayed with it."""
+
+import json
+import math
+
+import pytest
+import torch
+from command_runs import rows_of, shelf, train, workshop
+from torch import nn
+
+from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
+from zotune.rates import MEMORY, RISE, UNMEASURED, Pace, suggest_rate
+from zotune.trajectory import Recorder, read
+
+__all__ = ["shelf", "workshop"]
+
+
+def at(ratio, limit=None, **how):
+    """The factor where slopes are 1 / sqrt(ratio) of those that were measured."""
+    pace = Pace(spread=4.0, limit=limit)
+    pace.mean = 4.0 / ratio
+    return pace.factor(**how)
+
+
+def test_a_step_costs_what_was_planned():
+    assert at(1.0) == 1.0
+    assert at(4.0) == 2.0
+    assert at(0.25) == 0.5
+    assert at(1e6) == RISE
+
+
+def test_never_beyond_the_line_search():
+    """eta* falls like the squared slopes rise, and does not grow."""
+    assert at(4.0, limit=1.5) == 1.5
+    assert at(0.01, limit=5.0) == pytest.approx(0.05)
+    assert at(0.25, limit=5.0) == 0.5
+
+
+def test_normalised_updates_only_slow_down():
+    assert at(100.0, normalised=True) == 1.0
+    assert at(0.25, normalised=True) == 1.0
+    assert at(0.01, limit=5.0, normalised=True) == pytest.approx(0.5)
+
+
+def test_the_mean_is_that_of_squared_slopes():
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(spread=9.0, limit=100.0)
+    optimizer.register_tell_hook(pace)
+    optimizer.tell([1.02, 0.98])  # the slope 2
+    mean = MEMORY * 9.0 + (1.0 - MEMORY) * 4.0
+    assert pace.mean == pytest.approx(mean)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * math.sqrt(9.0 / mean))
+
+
+def test_a_rate_of_ones_own_and_that_of_a_schedule_are_not_multiplied_twice():
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(spread=16.0)
+    optimizer.register_tell_hook(pace)
+    group = optimizer.param_groups[0]
+    for _ in range(5):
+        optimizer.tell([1.02, 0.98])
+        assert group["lr"] == pytest.approx(0.5 * pace.factor())
+    group["lr"] = 0.25  # a schedule
+    optimizer.tell([1.02, 0.98])
+    assert group["lr"] == pytest.approx(0.25 * pace.factor())
+
+
+def test_an_update_that_fails_is_made_again_with_the_same_rate():
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(spread=16.0)
+    optimizer.register_tell_hook(pace)
+
+    def fail(*_):
+        raise OSError("no space")
+
+    hook = optimizer.register_tell_hook(fail)
+    for _ in range(3):
+        with pytest.raises(OSError, match="no space"):
+            optimizer.tell([1.02, 0.98])
+    hook.remove()
+    optimizer.tell([1.02, 0.98])
+    assert pace.steps == 1
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * pace.factor())
+
+
+def test_without_a_measurement_the_first_steps_stand_for_it():
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace()
+    optimizer.register_tell_hook(pace)
+    for _ in range(UNMEASURED):
+        optimizer.tell([1.02, 0.98])
+        assert optimizer.param_groups[0]["lr"] == 0.5
+    assert pace.spread == pytest.approx(4.0)
+    optimizer.tell([1.04, 0.96])
+    assert optimizer.param_groups[0]["lr"] < 0.5
+
+
+@pytest.mark.parametrize("method", [MeZO, ZOAdam, LOREN, FZOO, MeZOSVRG])
+def test_the_measured_spread_is_that_of_the_run(method):
+    """On a linear function every method sees the slopes that were measured: the factor stays near 1."""
+    line = torch.linspace(-1.0, 1.0, 400, dtype=torch.float64)
+    weight = nn.Parameter(torch.zeros(400, dtype=torch.float64))
+    closure = lambda: 5.0 + line @ weight + 1e-3 * weight.square().sum()  # noqa: E731
+    rate = suggest_rate(method([weight], lr=0.0, seed=1), [closure] * 24, steps=100)
+    optimizer, pace = method([weight], lr=0.0, seed=2), Pace(spread=rate.spread)
+    optimizer.register_tell_hook(pace)
+    for _ in range(60):
+        optimizer.step(closure)
+    assert pace.factor() == pytest.approx(1.0, rel=0.35)
+
+
+def test_a_schedule_to_zero_may_begin_higher():
+    weight = nn.Parameter(torch.full((400,), 0.3, dtype=torch.float64))
+    closure = lambda: (2.5 * weight.square()).sum()  # noqa: E731
+    runs = {
+        schedule: suggest_rate(MeZO([weight], lr=0.0), [closure] * 16, steps=300, schedule=schedule).run
+        for schedule in ("constant", "linear", "cosine", "adaptive")
+    }
+    assert runs["linear"] == runs["adaptive"] == pytest.approx(math.sqrt(3.0) * runs["constant"])
+    assert runs["cosine"] == pytest.approx(math.sqrt(8.0 / 3.0) * runs["constant"])
+    with pytest.raises(ValueError, match="schedule='steps': choose one of constant, linear, cosine, adaptive"):
+        suggest_rate(MeZO([weight], lr=0.0), [closure], schedule="steps")
+
+
+def test_a_trajectory_repeats_it_without_knowing_of_it(tmp_path):
+    def started():
+        weight = nn.Parameter(torch.linspace(0.1, 1.0, 50))
+        return weight, MeZO([("weight", weight)], lr=1e-2, seed=3)
+
+    weight, optimizer = started()
+    optimizer.register_tell_hook(Pace())
+    with Recorder(tmp_path / "run.zo", optimizer):
+        for _ in range(40):
+            optimizer.step(lambda: weight.square().sum())
+    other, again = started()
+    for step in read(tmp_path / "run.zo").items():
+        if step.rate is not None:
+            again.param_groups[0]["lr"] = step.rate
+        again.tell(step.losses)
+    assert digest([weight]) == digest([other])
+    assert len({step.rate for step in read(tmp_path / "run.zo").items()}) > 20
+
+
+@pytest.mark.usefixtures("workshop")
+def test_runs_with_a_measured_rate_fall_to_zero_and_say_so(capsys):
+    run, _ = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--epochs", "8")
+    config = json.loads((run / "config.json").read_text())
+    assert config["lr_scheduler_type"] == "adaptive"
+    assert config["lr_measured"]["spread"] > 0.0
+    found = [float(row["lr"]) for row in rows_of(run, "train")]
+    line = [config["lr"] * (1.0 - step / len(found)) for step in range(len(found))]
+    factors = [rate / planned for rate, planned in zip(found, line, strict=True)]
+    assert len({round(factor, 6) for factor in factors}) > len(found) // 2  # it follows
+    assert all(0.3 < factor < RISE for factor in factors)
+    assert found[-1] < 0.3 * found[0]
+
+
+@pytest.mark.usefixtures("workshop")
+def test_a_rate_that_is_given_stays_as_it_is(capsys):
+    run, _ = train(capsys, "--algorithm", "ZO")
+    assert {row["lr"] for row in rows_of(run, "train")} == {"0.001"}
+    run, _ = train(capsys, "--algorithm", "FOAdam", "--lr_scheduler_type", "cosine")
+    rates = [float(row["lr"]) for row in rows_of(run, "train")]
+    assert rates == [pytest.approx(0.0005 * (1 + math.cos(math.pi * step / 6))) for step in range(6)]
+    _, said = train(capsys, "--algorithm", "FOAdam", "--lr_scheduler_type", "adaptive", code=2)
+    assert "follows the slopes that queries see, and FOAdam has none; take linear or cosine." in said
