@@ -9,6 +9,7 @@ from command_runs import BATCH, shelf, train, workshop
 from torch import nn
 
 from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, ZOAdam, digest
+from zotune.hf.trainer import ZOTrainer
 from zotune.rates import LENGTHS, QUERIES, SAFETY, THETA, batches_for, suggest_rate
 
 __all__ = ["shelf", "workshop"]
@@ -163,3 +164,24 @@ def test_the_measurement_is_part_of_a_budget(capsys):
 def test_first_order_methods_have_none(capsys):
     _, said = train(capsys, "--algorithm", "FOAdam", "--lr", "auto", code=2)
     assert "give FOAdam a number" in said
+
+
+@pytest.mark.usefixtures("workshop")
+def test_a_measurement_that_runs_out_of_memory_takes_fewer_rows_or_says_so(capsys, monkeypatch):
+    words = ("--algorithm", "ZO", "--lr", "auto")
+    whole, _ = train(capsys, *words)
+    real, asked = ZOTrainer.losses, []
+
+    def losses(self, count, *, most):
+        asked.append(most)
+        if most > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(self, count, most=most)
+
+    monkeypatch.setattr(ZOTrainer, "losses", losses)
+    run, _ = train(capsys, *words, "--on_out_of_memory", "halve")
+    assert asked == [BATCH, BATCH // 2, BATCH // 4]
+    found = [json.loads((path / "config.json").read_text())["lr"] for path in (whole, run)]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)  # the same losses, in parts
+    _, said = train(capsys, *words, code=1)
+    assert "not enough memory for a forward pass of 8 rows; give --on_out_of_memory halve" in said

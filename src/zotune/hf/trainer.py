@@ -26,7 +26,7 @@ from .loss import (
     wide_loss,
     with_exact_loss,
 )
-from .portions import Portions
+from .portions import Portions, cut
 from .randomness import lent
 from .replicas import check_replicas
 from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
@@ -332,13 +332,21 @@ class ZOTrainer(Lifecycle):
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
 
-    def losses(self, count: int) -> list[Closure]:
+    def losses(self, count: int, *, most: int | None = None) -> list[Closure]:
         """The loss on each of the first ``count`` batches of the training order; where there are fewer, they come
-        again."""
+        again.  With ``most`` a forward pass has at most so many rows."""
         model = self._module.eval()
-        batches = list(itertools.islice(self.get_train_dataloader(), count))
-        losses = [self._loss_on(model, self._prepare_inputs(batch)) for batch in batches]
+        batches = [self._prepare_inputs(b) for b in itertools.islice(self.get_train_dataloader(), count)]
+        losses = [self._loss_in_portions(model, batch, most) for batch in batches]
         return list(itertools.islice(itertools.cycle(losses), count))
+
+    def _loss_in_portions(self, model: nn.Module, inputs: Batch, most: int | None) -> Closure:
+        size = count_rows(inputs)
+        if most is None or size <= most:
+            return self._loss_on(model, inputs)
+        ends = [(first, min(first + most, size)) for first in range(0, size, most)]
+        parts = [(self._loss_on(model, cut(inputs, *end, size)), end[1] - end[0]) for end in ends]
+        return lambda: sum(float(loss()) * rows for loss, rows in parts) / size
 
     def _loss_on(self, model: nn.Module, inputs: Batch) -> Closure:
         def alone() -> float | torch.Tensor:

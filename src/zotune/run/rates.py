@@ -11,6 +11,8 @@ import torch.distributed as dist
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, TrainConfig
 from zotune.hf.pacing import PaceKeeper
+from zotune.hf.portions import MemoryShortError, is_out_of_memory
+from zotune.hf.trainer import ZOTrainer
 from zotune.rates import LENGTHS, TUNINGS, Rate, batches_for, suggest_rate
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
@@ -53,20 +55,16 @@ def measured_rate(
     begun = time.perf_counter()
     still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
     factory = optimizer_factory(still, steps_per_epoch=steps_per_epoch(config, len(parts.train)), seed=seed)
-    assert config.lr_scheduler_type is not None
     trainer = make_trainer(
         still, machine, parts, folder=folder, factory=factory, order_seed=order_seed, dropout_seed=0, callbacks=[]
     )
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, ZerothOrder)
-    losses = trainer.losses(batches_for(optimizer))
-    queries = len(losses) * (2 * optimizer.estimator.directions + 1)
+    queries = batches_for(optimizer) * (2 * optimizer.estimator.directions + 1)
     rows = trainer.args.train_batch_size * machine.processes
     steps = steps_of(_after(config, queries * rows), len(parts.train))
-    found = suggest_rate(
-        optimizer, losses, steps=steps, schedule=config.lr_scheduler_type, factor=TUNINGS.get(config.tuning or "", 1.0)
-    )
-    rate = _agreed(found, machine)
+    halve = config.on_out_of_memory == "halve"
+    rate = _agreed(_suggested(trainer, config, optimizer, steps, halve=halve), machine)
     forwards = rows * (rate.queries if rate else len(LENGTHS) * queries)
     spent = {"forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
@@ -83,6 +81,24 @@ def measured_rate(
         f" directions, in {rate.queries} queries ({forwards:,} forward passes of one example)."
     )
     return Measured(chosen, forwards, facts, sentence)
+
+
+def _suggested(
+    trainer: ZOTrainer, config: TrainConfig, optimizer: ZerothOrder, steps: int, *, halve: bool
+) -> Rate | None:
+    """See `suggest_rate`; in forward passes of fewer rows where memory runs out and that is wanted."""
+    assert config.lr_scheduler_type is not None
+    factor, rows = TUNINGS.get(config.tuning or "", 1.0), trainer.args.train_batch_size
+    while True:
+        try:
+            losses = trainer.losses(batches_for(optimizer), most=rows)
+            return suggest_rate(optimizer, losses, steps=steps, schedule=config.lr_scheduler_type, factor=factor)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if not halve or rows == 1:
+            raise MemoryShortError(rows, halved=halve)
+        rows = (rows + 1) // 2  # here the error is gone, and with it what its traceback has kept
 
 
 def pace_of(facts: Mapping[str, Any]) -> PaceKeeper:
