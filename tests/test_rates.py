@@ -158,6 +158,7 @@ def test_the_measurement_is_part_of_a_budget(capsys):
     assert config["budget_queries"] == 1600 - spent
     _, said = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--budget_queries", "70", code=2)
     assert "--budget_queries 70 is used up by --lr auto" in said
+    assert list(run.parent.parent.parent.glob("*/*/*")) == [run]  # no empty folder
 
 
 @pytest.mark.usefixtures("workshop")

@@ -105,8 +105,8 @@ class TrainingRun:
             self._check_same(parts)
             self._test = {} if parts.test is None else {"test": None}
             self._check_arguments(machine, parts)
+            self._measure_rate(machine, parts)  # before there is a folder: a budget may be too small for it
             checkpoint = self._open_folder(machine)
-            self._measure_rate(machine, parts)
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
             if self.config.zeroth_order:
@@ -303,8 +303,8 @@ class TrainingRun:
         """Put a number in the place of --lr auto; what it takes is part of a budget."""
         if self.config.lr != AUTO:
             return
-        assert self.folder is not None
-        measured = self._measured_rate(machine, parts, self.folder)
+        with tempfile.TemporaryDirectory() as folder:
+            measured = self._measured_rate(machine, parts, Path(folder))
         budget = self.config.budget_queries
         if budget is not None:
             budget -= measured.forwards
