@@ -3,10 +3,10 @@
     python experiments/rates.py tune --encoder FOLDER [--only NAME ...]
     python experiments/rates.py test --encoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
 
-``tune``: for each case and method, runs whose measured rate is multiplied by 1/2, 1, 2 and, while the best one is at an
-end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each case and method, runs of `--lr auto`
-beside a search over constant rates (a grid of factors of 1.8 around the best so far, until it is inside), same budget
-and seeds, mean of the trials.  Writes results/rates.json and rates.md.  What is there already is kept.
+``tune``: for each case and method, runs at multiples of eta_T: the shipped factor, that by 2 and 1/2 and, while the
+best one is at an end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each case and method, runs of
+`--lr auto` beside a search over constant rates (factors of 1.8 apart, until the best one is inside), same budget and
+seeds, mean of the trials.  Writes results/rates.json and rates.md.  What is there already is kept.
 FOLDER of the encoder is what experiments/encoder.py made.
 """
 
@@ -47,15 +47,15 @@ ENCODER = {"model_name": "ENCODER"}
 LLAMA = {"model_name": "llama-stories260K", "max_seq_length": "96"}
 TUNE: dict[str, dict[str, Any]] = {
     "decoder sst2 full": {"task": "sst2", **FULL},
+    "decoder cola full": {"task": "cola", **FULL},
     "decoder sst2 lora": {"task": "sst2", **LORA},
     "decoder sst2 prefix": {"task": "sst2", **PREFIX},
     "encoder cola full": {**ENCODER, "task": "cola", **FULL},
     "encoder cola lora": {**ENCODER, "task": "cola", **LORA},
 }
 TEST: dict[str, dict[str, Any]] = {
-    "decoder cola full": {"task": "cola", **FULL},
     "decoder qnli lora": {"task": "qnli", **LORA},
-    "decoder cola partial": {"task": "cola", **PARTIAL},
+    "decoder boolq partial": {"task": "boolq", **PARTIAL},
     "encoder wic full": {**ENCODER, "task": "wic", **FULL},
     "llama trec full": {**LLAMA, "task": "trec", **FULL},
     "llama sst5 lora": {**LLAMA, "task": "sst5", **LORA},
@@ -117,15 +117,16 @@ def mean_loss(runs: list[dict[str, Any]]) -> float:
 
 
 def with_multiple(given: dict[str, Any], method: str, multiple: float) -> list[dict[str, Any]]:
-    """Runs of `--lr auto` whose factor is multiplied."""
-    name = CLASSES.get(method, method)
-    kept = dict(rates.FACTORS)
-    rates.FACTORS[name] = multiple * kept.get(name, 1.0)
+    """Runs of `--lr auto` with that factor in place of the shipped ones."""
+    kept = dict(rates.FACTORS), dict(rates.TUNINGS)
+    rates.FACTORS[CLASSES.get(method, method)] = multiple
+    rates.TUNINGS.clear()
     try:
         return [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
     finally:
-        rates.FACTORS.clear()
-        rates.FACTORS.update(kept)
+        for shipped, before in zip((rates.FACTORS, rates.TUNINGS), kept, strict=True):
+            shipped.clear()
+            shipped.update(before)
 
 
 def tune(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -> None:
@@ -136,7 +137,8 @@ def tune(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
             keep()
         return mean_loss(found[key])
 
-    multiples = [0.5, 1.0, 2.0]
+    present = rates.FACTORS.get(CLASSES.get(method, method), 1.0)
+    multiples = [present / 2, present, present * 2]
     while True:
         losses = [loss(multiple) for multiple in multiples]
         best = losses.index(min(losses))
@@ -175,22 +177,27 @@ def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
 
 
 def factors_table(results: dict[str, Any]) -> str:
-    """Best multiples by case and method, their geometric mean, and what the multiple 1 costs."""
-    lines = ["| case | method | loss before | " + " best multiple | its loss | loss at 1 | above it |"]
-    lines.append("|---|---|---:|---:|---:|---:|---:|")
+    """Best factors by case and method, and what the shipped ones cost, as far as they were run."""
+    lines = [
+        "| case | method | loss before | best factor | its loss | shipped factor | the nearest one's loss | above it |"
+    ]
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
     best: dict[str, list[float]] = {}
     for case, methods in results.items():
         for method, found in methods.items():
             losses = {float(multiple): mean_loss(runs) for multiple, runs in found.items()}
             lowest = min(losses, key=losses.__getitem__)
             best.setdefault(method, []).append(lowest)
-            first = statistics.fmean([run["first"] for run in found["1"]])
-            above = 100 * (losses[1.0] / losses[lowest] - 1)
+            tuning = rates.TUNINGS.get(case.split()[-1], 1.0)
+            shipped = tuning * rates.FACTORS.get(CLASSES.get(method, method), 1.0)
+            near = min(losses, key=lambda factor: abs(math.log(factor / shipped)))
+            first = statistics.fmean([run["first"] for run in next(iter(found.values()))])
+            above = 100 * (losses[near] / losses[lowest] - 1)
             lines.append(
-                f"| {case} | {method} | {first:.3f} | {lowest:g} | {losses[lowest]:.4f} | {losses[1.0]:.4f}"
-                f" | {above:.1f} % |"
+                f"| {case} | {method} | {first:.3f} | {lowest:g} | {losses[lowest]:.4f} | {shipped:g}"
+                f" | {losses[near]:.4f} | {above:.1f} % |"
             )
-    lines += ["", "| method | best multiples of the cases | geometric mean |", "|---|---|---:|"]
+    lines += ["", "| method | best factors of the cases | geometric mean |", "|---|---|---:|"]
     for method, multiples in best.items():
         mean = math.exp(statistics.fmean(map(math.log, multiples)))
         lines.append(f"| {method} | {', '.join(f'{multiple:g}' for multiple in multiples)} | {mean:.2f} |")
@@ -239,7 +246,7 @@ def main() -> int:
             found = results.setdefault(case, {}).setdefault(method, {})
             of_one(settings(cases[case], method, options), method, found, keep)
             line = {key: round(mean_loss(runs), 4) for key, runs in found.items()}
-            print(case, method, found.get("auto", found.get("1"))[0]["lr"], line, flush=True)
+            print(case, method, next(iter(found.values()))[0]["lr"], line, flush=True)
     path.with_suffix(".md").write_text(table(results))
     return 0
 

@@ -23,13 +23,15 @@ SIAM J. Optim. 23(4), section 3).  The rate taken is the smaller one of `SAFETY`
 method, `FACTORS`; both are measured (experiments).
 
 In the run the slopes change, and the curvature with them.  With v the variance of the losses of a step's plan over
-eps^2, which for MeZO is c^2, and r_t = v_0 / v_t its running mean's change since the measurement, `Pace` takes
+eps^2, which for MeZO is c^2, `Pace` takes
 
-    eta_t = s_t min(eta_0 sqrt(r_t), eta* min(1, r_t)).
+    eta_t = s_t min(eta_0 sqrt(v_0 h_0 / (v_t h_t)), eta* h_0 / h_t),      h_t = max(h_0, kappa v_t),
 
-The first term keeps what a step costs, eta^2 v h, where it was planned.  The second one is the line search where the
-curvature grows like the squared slopes, as the Fisher information does: a fresh head begins with small ones.  Where an
-update is normalised by itself (Adam, FZOO) both are divided by sqrt(r_t) and never rise.
+with a running mean of v.  The first term keeps what a step costs, eta^2 v h, where it was planned; the second one is
+the line search.  h_t is not measured again.  For a calibrated model the Hessian is the Fisher information, B times the
+variance of a batch's slope over batches of B examples, so it grows as v does: kappa = min(h_0 / v_0, B / 2), where the
+second one is for fresh heads, which begin with small slopes.  Where an update is normalised by itself (Adam, FZOO)
+the rate is multiplied by sqrt(v_t / v_0) besides, and never rises.
 
 Rules that rescale the estimate get the rate that moves the weights as much: Adam divides by the root of its second
 moment, which is that of sum_k w_k^2; heavy-ball momentum adds up 1 / (1 - beta) steps; MeZO-SVRG walks along one
@@ -47,7 +49,7 @@ from typing import Final
 import torch
 
 from zotune.estimators import Probe
-from zotune.evaluators import Closure
+from zotune.evaluators import Closure, NonFiniteLossError
 from zotune.methods import FZOO, MeZOSVRG
 from zotune.optimizer import ZerothOrder, _Probes
 from zotune.rules import Adam, Momentum
@@ -55,24 +57,28 @@ from zotune.rules import Adam, Momentum
 SAFETY: Final = 0.3
 """Share of eta* that is never exceeded."""
 
-THETA: Final = 0.15
+THETA: Final = 0.075
 """Share of the loss that the noise of all steps may cost."""
 
-FACTORS: Final = {"ZOAdam": 0.7, "FZOO": 0.3}
+FACTORS: Final = {"ZOAdam": 0.7, "FZOO": 0.6}
 """What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by them
 makes the steps of these two larger than they were at first."""
 
-TUNINGS: Final = {"lora": 2.0}
+TUNINGS: Final = {"lora": 2.0, "prefix": 1.5, "prompt": 1.5}
 """The same by what is trained, for `suggest_rate`'s ``factor``; 1 for the others."""
 
 QUERIES: Final = 48
-"""Forward passes that a probe takes about, over all batches."""
+"""Forward passes that the measurement takes about; a third as many and more find the length of its probes."""
 
-RISE: Final = 3.0
+RISE: Final = 2.0
 """How many times as large a rate may become while slopes fall."""
 
-MEMORY: Final = 0.95
+MEMORY: Final = 0.98
 """Share of the running mean that a step leaves."""
+
+WARM_UP: Final = 0.05
+"""Share of the steps in which an adaptive rate rises to eta_0: a fresh head has small slopes at first, which tell
+little."""
 
 UNMEASURED: Final = 10
 """Steps whose mean stands for v_0 where it was not measured."""
@@ -80,8 +86,11 @@ UNMEASURED: Final = 10
 _SHARES: Final = {"constant": 1.0, "linear": 1.0 / 3.0, "cosine": 3.0 / 8.0, "adaptive": 1.0 / 3.0}
 """sum_t s_t^2 / T of each schedule."""
 
-LENGTHS: Final = (1.0, 10.0, 100.0)
-"""Lengths of the probes, times eps: longer ones where the curvature drowns in the rounding of the losses."""
+LENGTHS: Final = (4.0, 32.0, 256.0)
+"""Lengths of the first probes, times eps: longer ones where the curvature drowns in the rounding of the losses."""
+
+FARTHEST: Final = 256.0
+"""The longest probe, times eps."""
 
 _SURE = 2.0  # standard errors by which the mean curvature must be above zero
 
@@ -94,7 +103,7 @@ class Rate:
         lr: to be taken.
         step: eta*, best for a single step.
         run: eta_T, for all steps; infinity where their number is not known.
-        curvature: mean of h_k.
+        curvature: mean of h_k plus its standard error.
         slope: root of the mean of c_k^2.
         spread: v_0, mean variance of the losses of a plan over eps^2.
         queries: forward passes that it took.
@@ -148,18 +157,57 @@ def suggest_rate(
     batches, queries = list(closures), 0
     noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps)
     stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
+    passes = 2 * optimizer.estimator.directions + 1
+    few = batches[: max(3, math.ceil(len(batches) / 3))]
     for length in LENGTHS:
-        samples = []
+        samples = _samples(optimizer, few, length, stride)
+        queries += len(few) * passes
+        if samples is None:
+            break
+        rise = _rise(optimizer, samples, length)
+        if rise > 0.0 and _certain(samples):
+            # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
+            far = min(max(length * math.sqrt(THETA / rise), 1.0), FARTHEST)
+            found = _samples(optimizer, batches, far, stride)
+            queries += len(batches) * passes
+            return None if found is None else _rate(optimizer, found, queries, noisy, factor)
+    return None
+
+
+def _samples(optimizer: ZerothOrder, batches: Sequence[Closure], length: float, stride: int) -> list[_Sample] | None:
+    """Samples on all batches; None where probes are too long for the loss to be finite."""
+    samples = []
+    try:
         for closure in batches:
             samples.append(_sample(optimizer, closure, length))
-            queries += 2 * optimizer.estimator.directions + 1
             optimizer.t += stride
-        curvatures = [h for sample in samples for h in sample.curvatures]
-        mean = statistics.fmean(curvatures)
-        error = statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
-        if mean > _SURE * error:
-            return _rate(optimizer, samples, mean, queries, noisy, factor)
-    return None
+    except NonFiniteLossError:
+        if length == LENGTHS[0]:
+            raise
+        return None
+    return samples
+
+
+def _rise(optimizer: ZerothOrder, samples: Sequence[_Sample], length: float) -> float:
+    """Share of the loss by which it rises at that length from the weights."""
+    loss = statistics.fmean([abs(s.loss) for s in samples])
+    walked = length * float(optimizer.param_groups[0]["eps"])
+    return walked**2 / 2.0 * _curvature(samples) / loss if loss else 0.0
+
+
+def _curvature(samples: Sequence[_Sample]) -> float:
+    return statistics.fmean([h for sample in samples for h in sample.curvatures])
+
+
+def _certain(samples: Sequence[_Sample]) -> bool:
+    """Whether the mean curvature is above zero by more than chance."""
+    return _curvature(samples) > _SURE * _error(samples)
+
+
+def _error(samples: Sequence[_Sample]) -> float:
+    """Standard error of the mean curvature."""
+    curvatures = [h for sample in samples for h in sample.curvatures]
+    return statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
 
 
 def batches_for(optimizer: ZerothOrder) -> int:
@@ -189,18 +237,14 @@ def _plan(optimizer: ZerothOrder) -> Sequence[Probe]:
 
 
 def _rate(
-    optimizer: ZerothOrder,
-    samples: Sequence[_Sample],
-    curvature: float,
-    queries: int,
-    noisy: float | None,
-    factor: float,
+    optimizer: ZerothOrder, samples: Sequence[_Sample], queries: int, noisy: float | None, factor: float
 ) -> Rate | None:
+    curvature = _curvature(samples) + _error(samples)  # too small a one costs more than too large a one
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
     length = statistics.fmean([_product(s.weights, s.weights) for s in samples])
     loss = statistics.fmean([abs(s.loss) for s in samples])
     slope = math.sqrt(statistics.fmean([c * c for sample in samples for c in sample.slopes]))
-    if length == 0.0 or descent <= 0.0 or loss == 0.0:
+    if length == 0.0 or descent <= 0.0 or loss == 0.0 or not 0.0 < curvature < math.inf:
         return None
     gain, scale = optimizer._matrix.gain, _scale(optimizer, length)
     step = scale * descent / (gain * curvature * length)
@@ -234,20 +278,26 @@ class Pace:
     An instance is a hook of the optimizer, and multiplies the rate that the groups have when an update begins, a
     schedule's or their own::
 
-        optimizer.register_tell_hook(Pace(spread=rate.spread, limit=rate.step / rate.lr))
+        optimizer.register_tell_hook(Pace(rate, rows=16))
 
     Args:
-        spread: v_0; None: the mean of the first `UNMEASURED` steps, which keep their rate.
-        limit: eta* / eta_0; None: not known, so the rate may at most become `RISE` times as large.
+        rate: what was measured; None: the mean of the first `UNMEASURED` steps is v_0, and they keep their rate.
+        rows: examples of a step, B; None: not known.
 
     Attributes:
+        spread: v_0, None until it is known.
         mean: running mean of v.
         steps: steps that are in it.
     """
 
-    def __init__(self, spread: float | None = None, limit: float | None = None) -> None:
-        self.spread, self.limit = spread, limit
-        self.mean, self.steps = spread or 0.0, 0
+    def __init__(self, rate: Rate | None = None, *, rows: int | None = None) -> None:
+        self._limit, self._growth = math.inf, 0.0
+        self.spread: float | None = None
+        self.mean, self.steps, self._before = 0.0, 0, 0
+        if rate is not None and rate.spread > 0.0 and rate.lr > 0.0:
+            self.spread = self.mean = rate.spread
+            self._limit, self._before = rate.step / rate.lr, UNMEASURED  # the measurement counts as so many steps
+            self._growth = min(1.0, math.inf if rows is None else rows / 2.0 * rate.spread / rate.curvature)
         self._step = -1  # whose update is being made
         self._base: list[float] = []
         self._given: list[float] = []
@@ -270,10 +320,10 @@ class Pace:
         """By what the rate is multiplied, with the present mean."""
         if not self.spread or self.mean == 0.0:
             return 1.0
-        ratio = self.spread / self.mean
-        line = math.inf if self.limit is None else self.limit * min(1.0, ratio)
-        root = math.sqrt(ratio)
-        return min(1.0, line / root) if normalised else min(RISE, root, line)
+        root = math.sqrt(self.spread / self.mean)
+        flatter = min(1.0, root**2 / self._growth) if self._growth else 1.0  # h_0 / h_t
+        cost, line = root * math.sqrt(flatter), self._limit * flatter
+        return min(1.0, min(cost, line) / root) if normalised else min(RISE, cost, line)
 
     def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
         if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared
@@ -281,11 +331,9 @@ class Pace:
         eps = float(optimizer.param_groups[0]["eps"])
         fresh = _spread([f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0], eps)
         self.steps += 1
-        if self.spread is not None:
-            self.mean = MEMORY * self.mean + (1.0 - MEMORY) * fresh
-            return
-        self.mean += (fresh - self.mean) / self.steps
-        if self.steps == UNMEASURED:
+        seen = self.steps + self._before
+        self.mean += (fresh - self.mean) * max(1.0 / seen, 1.0 - MEMORY)
+        if self.spread is None and self.steps == UNMEASURED:
             self.spread = self.mean
 
 

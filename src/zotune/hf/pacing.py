@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from zotune.rates import Pace
+from zotune.rates import Pace, Rate
 
 if TYPE_CHECKING:
     from .trainer import ZOTrainer
@@ -21,13 +21,13 @@ class PaceKeeper(TrainerCallback, ExportableState):
     The steps after a checkpoint, which a resumed run makes again from their losses, bring it to where it was.
 
     Args:
-        spread: see `Pace`.
-        limit: see `Pace`.
+        rate: what was measured, as a dictionary; None if nothing was.
+        rows: examples of a step.
     """
 
-    def __init__(self, spread: float | None = None, limit: float | None = None) -> None:
-        self._given = {"spread": spread, "limit": limit}
-        self.pace = Pace(**self._given)
+    def __init__(self, rate: dict[str, Any] | None = None, rows: int | None = None) -> None:
+        self._given = {"rate": rate, "rows": rows}
+        self.pace = Pace(None if rate is None else Rate(**rate), rows=rows)
 
     def attach(self, trainer: ZOTrainer) -> None:
         """Let the trainer's optimizer ask this pace."""

@@ -62,7 +62,7 @@ def measured_rate(
     assert isinstance(optimizer, ZerothOrder)
     queries = batches_for(optimizer) * (2 * optimizer.estimator.directions + 1)
     rows = trainer.args.train_batch_size * machine.processes
-    steps = steps_of(_after(config, queries * rows), len(parts.train))
+    steps = steps_of(_after(config, 2 * queries * rows), len(parts.train))
     halve = config.on_out_of_memory == "halve"
     rate = _agreed(_suggested(trainer, config, optimizer, steps, halve=halve), machine)
     forwards = rows * (rate.queries if rate else len(LENGTHS) * queries)
@@ -101,12 +101,17 @@ def _suggested(
         rows = (rows + 1) // 2  # here the error is gone, and with it what its traceback has kept
 
 
-def pace_of(facts: Mapping[str, Any]) -> PaceKeeper:
-    """The pace of a run, from what its config.json says about the measurement, if there was one."""
-    found = facts.get(MEASURED)
-    if not isinstance(found, dict) or not all(isinstance(found.get(n), float) for n in ("lr", "step", "spread")):
-        return PaceKeeper()
-    return PaceKeeper(spread=found["spread"], limit=found["step"] / found["lr"] if found["lr"] else None)
+def pace_of(facts: Mapping[str, Any], rows: int) -> PaceKeeper:
+    """The pace of a run.
+
+    Args:
+        facts: of its config.json, with what was measured if anything was.
+        rows: examples of a step.
+    """
+    names, found = [field.name for field in dataclasses.fields(Rate)], facts.get(MEASURED)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in names):
+        return PaceKeeper(None, rows)
+    return PaceKeeper({name: found[name] for name in names}, rows)
 
 
 def _after(config: TrainConfig, forwards: int) -> TrainConfig:

@@ -343,7 +343,8 @@ class TrainingRun:
             )
             callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, about))
         if self.config.lr_scheduler_type == "adaptive":
-            callbacks.append(pace_of(self._measured if self.config.resume is None else read_facts(self.folder)))
+            facts = self._measured if self.config.resume is None else read_facts(self.folder)
+            callbacks.append(pace_of(facts, self.config.batchsize))
         callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
             ProgressReporter(self._console),
