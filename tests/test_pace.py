@@ -9,52 +9,80 @@ from command_runs import rows_of, shelf, train, workshop
 from torch import nn
 
 from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
-from zotune.rates import MEMORY, RISE, UNMEASURED, Pace, suggest_rate
+from zotune.rates import MEMORY, RISE, UNMEASURED, Pace, Rate, suggest_rate
 from zotune.trajectory import Recorder, read
 
 __all__ = ["shelf", "workshop"]
 
 
-def at(ratio, limit=None, **how):
-    """The factor where slopes are 1 / sqrt(ratio) of those that were measured."""
-    pace = Pace(spread=4.0, limit=limit)
-    pace.mean = 4.0 / ratio
+def measured(spread=4.0, curvature=40.0, lr=0.1, step=10.0):
+    return Rate(lr=lr, step=step, run=lr, curvature=curvature, slope=2.0, spread=spread, queries=48)
+
+
+def at(ratio, rate=None, rows=None, **how):
+    """The factor where the squared slopes are ``ratio`` times those that were measured."""
+    pace = Pace(rate or measured(), rows=rows)
+    pace.mean = pace.spread * ratio
     return pace.factor(**how)
 
 
 def test_a_step_costs_what_was_planned():
+    """eta^2 v h stays: h is the measured one while slopes fall, and grows with v."""
     assert at(1.0) == 1.0
-    assert at(4.0) == 2.0
-    assert at(0.25) == 0.5
-    assert at(1e6) == RISE
+    assert at(1 / 2) == pytest.approx(math.sqrt(2.0))
+    assert at(1e-6) == RISE
+    assert at(4.0) == pytest.approx(1 / 4)
+
+
+def test_the_curvature_of_a_fresh_head_begins_to_grow_at_the_fisher_information():
+    """h_0 = 40 is that of v = 5 in batches of 16: up to there only slopes count."""
+    fresh = measured(spread=1.0, curvature=40.0)
+    assert at(4.0, fresh, rows=16) == pytest.approx(1 / 2)
+    assert at(5.0, fresh, rows=16) == pytest.approx(1 / math.sqrt(5.0))
+    assert at(20.0, fresh, rows=16) == pytest.approx(1 / math.sqrt(20.0) / math.sqrt(20.0 / 5.0))
+    assert at(20.0, fresh) == pytest.approx(1 / 20)  # rows unknown: as it was measured
+    assert at(2.0, measured(spread=8.0), rows=10**6) == pytest.approx(1 / 2)  # large batches: slopes are no noise
 
 
 def test_never_beyond_the_line_search():
-    """eta* falls like the squared slopes rise, and does not grow."""
-    assert at(4.0, limit=1.5) == 1.5
-    assert at(0.01, limit=5.0) == pytest.approx(0.05)
-    assert at(0.25, limit=5.0) == 0.5
+    narrow = measured(lr=0.1, step=0.12)
+    assert at(1 / 4, narrow) == pytest.approx(1.2)
+    assert at(4.0, narrow) == pytest.approx(1 / 4)  # eta* falls likewise, from 1.2
+    assert at(2.0, measured(lr=0.1, step=0.1)) == pytest.approx(1 / 2)
 
 
 def test_normalised_updates_only_slow_down():
-    assert at(100.0, normalised=True) == 1.0
-    assert at(0.25, normalised=True) == 1.0
-    assert at(0.01, limit=5.0, normalised=True) == pytest.approx(0.5)
+    assert at(0.01, normalised=True) == 1.0
+    assert at(4.0, normalised=True) == pytest.approx(1 / 2)
+    assert at(4.0, measured(spread=1.0), rows=16, normalised=True) == 1.0
 
 
-def test_the_mean_is_that_of_squared_slopes():
+def test_the_mean_is_that_of_squared_slopes_and_the_measurement_counts_as_some_steps():
     weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(spread=9.0, limit=100.0)
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(measured(spread=9.0))
     optimizer.register_tell_hook(pace)
-    optimizer.tell([1.02, 0.98])  # the slope 2
-    mean = MEMORY * 9.0 + (1.0 - MEMORY) * 4.0
-    assert pace.mean == pytest.approx(mean)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * math.sqrt(9.0 / mean))
+    mean = 9.0
+    for step in range(1, 100):
+        optimizer.tell([1.02, 0.98])  # the slope 2
+        mean += (4.0 - mean) * max(1.0 / (UNMEASURED + step), 1.0 - MEMORY)
+        assert pace.mean == pytest.approx(mean)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * math.sqrt(9.0 / mean))
+
+
+def test_it_warms_up():
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = MeZO([weight], lr=0.5, eps=1e-2)
+    optimizer.register_tell_hook(Pace(warm_up=3))
+    rates = []
+    for _ in range(5):
+        optimizer.tell([1.02, 0.98])
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
 
 
 def test_a_rate_of_ones_own_and_that_of_a_schedule_are_not_multiplied_twice():
     weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(spread=16.0)
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(measured(spread=16.0))
     optimizer.register_tell_hook(pace)
     group = optimizer.param_groups[0]
     for _ in range(5):
@@ -67,7 +95,7 @@ def test_a_rate_of_ones_own_and_that_of_a_schedule_are_not_multiplied_twice():
 
 def test_an_update_that_fails_is_made_again_with_the_same_rate():
     weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(spread=16.0)
+    optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace(measured(spread=16.0))
     optimizer.register_tell_hook(pace)
 
     def fail(*_):
@@ -102,7 +130,7 @@ def test_the_measured_spread_is_that_of_the_run(method):
     weight = nn.Parameter(torch.zeros(400, dtype=torch.float64))
     closure = lambda: 5.0 + line @ weight + 1e-3 * weight.square().sum()  # noqa: E731
     rate = suggest_rate(method([weight], lr=0.0, seed=1), [closure] * 24, steps=100)
-    optimizer, pace = method([weight], lr=0.0, seed=2), Pace(spread=rate.spread)
+    optimizer, pace = method([weight], lr=0.0, seed=2), Pace(rate)
     optimizer.register_tell_hook(pace)
     for _ in range(60):
         optimizer.step(closure)
@@ -148,11 +176,13 @@ def test_runs_with_a_measured_rate_fall_to_zero_and_say_so(capsys):
     assert config["lr_scheduler_type"] == "adaptive"
     assert config["lr_measured"]["spread"] > 0.0
     found = [float(row["lr"]) for row in rows_of(run, "train")]
-    line = [config["lr"] * (1.0 - step / len(found)) for step in range(len(found))]
+    assert len(found) == 24
+    assert found[0] < 0.6 * found[1]  # one step to warm up
+    line = [config["lr"] * (24 - step) / 24 for step in range(24)]
     factors = [rate / planned for rate, planned in zip(found, line, strict=True)]
-    assert len({round(factor, 6) for factor in factors}) > len(found) // 2  # it follows
-    assert all(0.3 < factor < RISE for factor in factors)
-    assert found[-1] < 0.3 * found[0]
+    assert len({round(factor, 6) for factor in factors}) > 12  # it follows
+    assert all(0.1 < factor <= RISE for factor in factors)
+    assert found[-1] < 0.3 * max(found)
 
 
 @pytest.mark.usefixtures("workshop")

@@ -283,6 +283,7 @@ class Pace:
     Args:
         rate: what was measured; None: the mean of the first `UNMEASURED` steps is v_0, and they keep their rate.
         rows: examples of a step, B; None: not known.
+        warm_up: steps in which the rate rises; `WARM_UP` of the run's are.
 
     Attributes:
         spread: v_0, None until it is known.
@@ -290,7 +291,8 @@ class Pace:
         steps: steps that are in it.
     """
 
-    def __init__(self, rate: Rate | None = None, *, rows: int | None = None) -> None:
+    def __init__(self, rate: Rate | None = None, *, rows: int | None = None, warm_up: int = 0) -> None:
+        self.warm_up = warm_up
         self._limit, self._growth = math.inf, 0.0
         self.spread: float | None = None
         self.mean, self.steps, self._before = 0.0, 0, 0
@@ -312,6 +314,7 @@ class Pace:
                 self._base = present
             self._step = optimizer.t
         factor = self.factor(normalised=isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO))
+        factor *= min(1.0, (optimizer.t + 1) / (self.warm_up + 1))
         self._given = [base * factor for base in self._base]
         for group, rate in zip(groups, self._given, strict=True):
             group["lr"] = rate

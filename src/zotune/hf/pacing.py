@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from zotune.rates import Pace, Rate
+from zotune.rates import WARM_UP, Pace, Rate
 
 if TYPE_CHECKING:
     from .trainer import ZOTrainer
@@ -41,7 +41,8 @@ class PaceKeeper(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over the mean of the checkpoint, if there is one."""
+        """Take over the mean of the checkpoint, if there is one; the run's length is known now."""
+        self.pace.warm_up = round(WARM_UP * state.max_steps)
         saved: Any = state.stateful_callbacks
         kept = saved.get(type(self).__name__, {}).get("attributes", {}).get("kept") if state.global_step else None
         if kept is not None:

@@ -9,7 +9,6 @@ import torch
 from transformers import TrainingArguments
 
 from zotune.config import ConfigError, TrainConfig, shortened
-from zotune.rates import WARM_UP
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine, micro_batch
 from zotune.run.optimizers import CLIP_NORM
@@ -35,7 +34,7 @@ def training_arguments(
     share = config.batchsize // machine.processes
     micro = micro_batch(share, config.batchsize_limit)
     steps = steps_per_epoch(config, rows)
-    first_order, adaptive = not config.zeroth_order, config.lr_scheduler_type == "adaptive"
+    first_order = not config.zeroth_order
     # The library's own choice is always the first GPU; this is accelerate's documented way to name another.
     if machine.processes == 1 and machine.device.type == "cuda":
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(machine.device)
@@ -47,8 +46,7 @@ def training_arguments(
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": share // micro,
         "learning_rate": config.lr,
-        "lr_scheduler_type": "linear" if adaptive else config.lr_scheduler_type,
-        "warmup_steps": round(WARM_UP * steps_of(config, rows)) if adaptive else 0,
+        "lr_scheduler_type": "linear" if config.lr_scheduler_type == "adaptive" else config.lr_scheduler_type,
         "weight_decay": config.weight_decay,
         # The zeroth-order optimizers clip their own estimate.
         "max_grad_norm": CLIP_NORM if config.clipping and first_order else 0.0,
