@@ -171,7 +171,9 @@ def test_every_method_goes_on_without_a_checkpoint(words: str, capsys, monkeypat
         in_an_update(patch)
         run = run_until(patch, capsys, *own)
     assert 0 < read(run / "trajectory.zo").steps < 9
+    before = json.loads((run / "config.json").read_text())
     resume(capsys, run)
+    assert json.loads((run / "config.json").read_text()).get("lr_measured") == before.get("lr_measured")
     whole, _ = train(capsys, *own)
     assert_alike(run, whole)
 

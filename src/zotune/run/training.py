@@ -32,7 +32,7 @@ from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.parts import Parts, load_parts, rows_digest
-from zotune.run.rates import Measured, measured_rate, pace_of
+from zotune.run.rates import MEASURED, Measured, measured_rate, pace_of
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
@@ -218,6 +218,7 @@ class TrainingRun:
                 self._lock = FolderLock(self.folder)
             return None
         run = config.resume
+        self._measured = {name: value for name, value in read_facts(run).items() if name == MEASURED}
         none = run / "none"
         checkpoint = agree_on_path(machine, lambda: self._start(run) or none)
         self.folder = run
@@ -343,8 +344,7 @@ class TrainingRun:
             )
             callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, about))
         if self.config.lr_scheduler_type == "adaptive":
-            facts = self._measured if self.config.resume is None else read_facts(self.folder)
-            callbacks.append(pace_of(facts, self.config.batchsize))
+            callbacks.append(pace_of(self._measured, self.config.batchsize))
         callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
             ProgressReporter(self._console),
