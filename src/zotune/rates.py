@@ -87,10 +87,8 @@ _SHARES: Final = {"constant": 1.0, "linear": 1.0 / 3.0, "cosine": 3.0 / 8.0, "ad
 """sum_t s_t^2 / T of each schedule."""
 
 LENGTHS: Final = (4.0, 32.0, 256.0)
-"""Lengths of the first probes, times eps: longer ones where the curvature drowns in the rounding of the losses."""
-
-FARTHEST: Final = 256.0
-"""The longest probe, times eps."""
+"""Lengths of the first probes, times eps: longer ones where the curvature drowns in the rounding of the losses; no
+probe is longer than the last."""
 
 _SURE = 2.0  # standard errors by which the mean curvature must be above zero
 
@@ -100,11 +98,11 @@ class Rate:
     """A rate with what it was made of.
 
     Attributes:
-        lr: to be taken.
+        lr: to be taken; like every rate of its method, weights per unit of the estimate.
         step: eta*, best for a single step.
         run: eta_T, for all steps; infinity where their number is not known.
-        curvature: mean of h_k plus its standard error.
-        slope: root of the mean of c_k^2.
+        curvature: mean of h_k plus its standard error; loss per eps^2.
+        slope: root of the mean of c_k^2; loss per eps.
         spread: v_0, mean variance of the losses of a plan over eps^2.
         queries: forward passes that it took.
     """
@@ -127,7 +125,6 @@ class _Sample:
     spread: float
 
 
-@torch.no_grad()
 def suggest_rate(
     optimizer: ZerothOrder,
     closures: Iterable[Closure],
@@ -152,6 +149,14 @@ def suggest_rate(
         NonFiniteLossError: a loss is NaN or infinite.
         ValueError: there is no such schedule.
     """
+    return measure(optimizer, closures, steps=steps, schedule=schedule, factor=factor)[0]
+
+
+@torch.no_grad()
+def measure(
+    optimizer: ZerothOrder, closures: Iterable[Closure], *, steps: int | None, schedule: str, factor: float
+) -> tuple[Rate | None, int]:
+    """See `suggest_rate`; besides, the forward passes over a batch that it took."""
     if schedule not in _SHARES:
         raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(_SHARES)}")
     batches, queries = list(closures), 0
@@ -167,11 +172,11 @@ def suggest_rate(
         rise = _rise(optimizer, samples, length)
         if rise > 0.0 and _certain(samples):
             # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
-            far = min(max(length * math.sqrt(THETA / rise), 1.0), FARTHEST)
+            far = min(max(length * math.sqrt(THETA / rise), 1.0), LENGTHS[-1])
             found = _samples(optimizer, batches, far, stride)
             queries += len(batches) * passes
-            return None if found is None else _rate(optimizer, found, queries, noisy, factor)
-    return None
+            return None if found is None else _rate(optimizer, found, queries, noisy, factor), queries
+    return None, queries
 
 
 def _samples(optimizer: ZerothOrder, batches: Sequence[Closure], length: float, stride: int) -> list[_Sample] | None:
@@ -226,14 +231,11 @@ def _sample(optimizer: ZerothOrder, closure: Closure, length: float) -> _Sample:
     curvatures = [(plus + minus - 2.0 * here) / (length * eps) ** 2 for plus, minus in pairs]
     # What the method's own plan would see, to second order: its probes are of length 1.
     losses = [
-        here + p.sign * eps * slopes[p.query] + (p.sign * eps) ** 2 / 2 * curvatures[p.query] for p in _plan(optimizer)
+        here + p.sign * eps * slopes[p.query] + (p.sign * eps) ** 2 / 2 * curvatures[p.query]
+        for p in optimizer.estimator.plan
     ]
     weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
     return _Sample(here, slopes, curvatures, weights, _spread(losses, eps))
-
-
-def _plan(optimizer: ZerothOrder) -> Sequence[Probe]:
-    return optimizer.estimator.plan
 
 
 def _rate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from zotune.reports.rows import Row, read_rows
 from zotune.run.budget import FIRST_ORDER
 
 Numbers = npt.NDArray[np.float64]
+
+LAST: Final = 0.1
+"""Share of a run at its end over which training losses, which are those of single batches, are averaged."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Result:
         algorithm: name in `ALGORITHMS`.
         method: name that has a colour, "LOZO-M" for LOZO with momentum.
         trial: number of the repetition.
-        diverged: the loss became infinite or NaN.
+        diverged: the loss became infinite or NaN, or ended above `BLOWN` times what it was before the first step.
         evaluations: of the validation rows; "loss", "accuracy" and further metrics.
         training: loss of every step.
         memory_mb: peak, 10**6 bytes; on a CPU that of the whole process.
@@ -68,6 +71,18 @@ class Result:
         """The metric after the last step; nan for a run that diverged or has no such metric."""
         values = self.evaluations.values.get(metric)
         return float("nan") if self.diverged or values is None or not len(values) else float(values[-1])
+
+    @property
+    def training_loss(self) -> float:
+        """Mean training loss over the last tenth of what was spent; nan for a run that diverged."""
+        cost, losses = self.training.cost, self.training.values.get("loss")
+        if self.diverged or losses is None or not len(losses):
+            return float("nan")
+        return float(losses[cost > (1.0 - LAST) * cost[-1]].mean())
+
+
+BLOWN: Final = 3.0
+"""How many times the validation loss before the first step a run may end at without being counted as diverged."""
 
 
 def read_result(cell: Cell) -> Result | None:
@@ -105,13 +120,19 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
         algorithm=cell.entry.algorithm,
         method=str(config.get("method") or cell.entry.method),
         trial=cell.trial,
-        diverged=diverged,
+        diverged=diverged or _blown(evaluations),
         evaluations=_curve(evaluations, passes, seconds, before),
         training=_curve(train, passes, seconds, before),
         memory_mb=max(row["memory_mb"] for row in train + evaluations),
         settings={name: value for name, value in config.items() if name not in ("versions", "checksum")},
         command=["zotune", *cell.words],
     )
+
+
+def _blown(evaluations: list[Row]) -> bool:
+    """Whether a run of finite losses has lost what it began with."""
+    losses = [row["loss"] for row in evaluations if "loss" in row]
+    return len(losses) > 1 and losses[-1] > BLOWN * losses[0] > 0.0
 
 
 def _training_seconds(train: list[Row], evaluations: list[Row]) -> dict[float, float]:

@@ -13,7 +13,7 @@ from zotune.config import ALGORITHMS, TrainConfig
 from zotune.hf.pacing import PaceKeeper
 from zotune.hf.portions import MemoryShortError, is_out_of_memory
 from zotune.hf.trainer import ZOTrainer
-from zotune.rates import LENGTHS, TUNINGS, Rate, batches_for, suggest_rate
+from zotune.rates import TUNINGS, Rate, batches_for, measure
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
@@ -41,16 +41,19 @@ def measured_rate(
 ) -> Measured:
     """Measure the rate along directions of the method, on the first batches of the run.
 
-    Where the loss has no curvature to go by, the rate is the
-    default.
+    Where the loss has no curvature to go by, the rate is a cautious constant.
 
     Args:
         config: resolved settings with ``lr="auto"``.
         machine: where the run runs; the first of several processes decides.
         parts: model, rows and objective.
-        folder: of the run.
+        folder: for what the library's arguments name; nothing is written there.
         seed: of the directions.
         order_seed: of the order of the examples.
+
+    Raises:
+        MemoryShortError: there is not enough memory, and batches may not be halved.
+        NonFiniteLossError: the loss is NaN or infinite at the weights.
     """
     begun = time.perf_counter()
     still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
@@ -64,13 +67,14 @@ def measured_rate(
     rows = trainer.args.train_batch_size * machine.processes
     steps = steps_of(_after(config, 2 * queries * rows), len(parts.train))
     halve = config.on_out_of_memory == "halve"
-    rate = _agreed(_suggested(trainer, config, optimizer, steps, halve=halve), machine)
-    forwards = rows * (rate.queries if rate else len(LENGTHS) * queries)
+    rate, spent_queries = _suggested(trainer, config, optimizer, steps, halve=halve)
+    rate, forwards = _agreed(rate, machine), rows * spent_queries
     spent = {"forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
         minibatch = algorithm.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
-        cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=minibatch)
+        kept = config.lr_scheduler_type if config.lr_scheduler_type != "adaptive" else "constant"  # nothing to follow
+        cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=minibatch, lr_scheduler_type=kept)
         told = f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, which is cautious"
         return Measured(cautious, forwards, {MEASURED: {"lr": algorithm.lr, **spent}}, f"{told}.")
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
@@ -85,14 +89,14 @@ def measured_rate(
 
 def _suggested(
     trainer: ZOTrainer, config: TrainConfig, optimizer: ZerothOrder, steps: int, *, halve: bool
-) -> Rate | None:
-    """See `suggest_rate`; in forward passes of fewer rows where memory runs out and that is wanted."""
+) -> tuple[Rate | None, int]:
+    """See `zotune.rates.measure`; in forward passes of fewer rows where memory runs out and that is wanted."""
     assert config.lr_scheduler_type is not None
     factor, rows = TUNINGS.get(config.tuning or "", 1.0), trainer.args.train_batch_size
     while True:
         try:
             losses = trainer.losses(batches_for(optimizer), most=rows)
-            return suggest_rate(optimizer, losses, steps=steps, schedule=config.lr_scheduler_type, factor=factor)
+            return measure(optimizer, losses, steps=steps, schedule=config.lr_scheduler_type, factor=factor)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

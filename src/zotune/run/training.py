@@ -48,6 +48,8 @@ BEST: Final = "best"
 """Folder of the best model."""
 DATA: Final = "data_digest"
 """Key in config.json of the digest of all rows."""
+TENTH: Final = 0.1
+"""Share of a budget above which the person is told what measuring the rate took of it."""
 OPTIONS: Final = "library_options"
 """Key in config.json of what --trainer_options held."""
 
@@ -317,8 +319,14 @@ class TrainingRun:
         self.config = dataclasses.replace(measured.config, budget_queries=budget)
         self._measured = measured.facts
         self.say(measured.sentence)
+        if budget is not None and measured.forwards > TENTH * (budget + measured.forwards):
+            share = measured.forwards / (budget + measured.forwards)
+            self.say(f"That is {share:.0%} of --budget_queries; a number as --lr takes none of it.")
 
     def _measured_rate(self, machine: Machine, parts: Parts, folder: Path) -> Measured:
+        still = dataclasses.replace(self.config, lr=0.0, lr_mezosvrg_mb=0.0)
+        factory = optimizer_factory(still, steps_per_epoch=1, seed=0)
+        warm_up(factory, self._dtype(), machine.device, self.say)  # the clock of the measurement runs from here on
         seeds = {"seed": self._seed("rate"), "order_seed": self._seed("order")}
         return measured_rate(self.config, machine, parts, folder=folder, **seeds)
 

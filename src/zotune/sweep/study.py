@@ -94,7 +94,8 @@ class Search:
     @staticmethod
     def _base_of(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry) -> Given:
         spent = {"budget_queries": str(config.budget_queries), "evaluations": str(config.evaluations)}
-        return {**shared, "algorithm": entry.algorithm, **entry.given, **spent}
+        # Searched rates are numbers, and constant unless a schedule is asked for; so shall the one in the middle.
+        return {"lr_scheduler_type": "constant", **shared, "algorithm": entry.algorithm, **entry.given, **spent}
 
     def _choose_space(self) -> None:
         """The space, unless it waits for a measured rate."""

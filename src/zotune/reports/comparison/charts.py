@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -96,9 +97,9 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
         if line is None or not len(line.x):
             continue
         colour = theme.of(method)
-        axes.fill_between(
-            line.x, line.mean - line.deviation, line.mean + line.deviation, color=colour, alpha=0.15, linewidth=0
-        )
+        ends = line.mean - line.deviation, line.mean + line.deviation
+        low, high = (np.clip(end, 0.0, np.inf if chart.metric == "loss" else 1.0) for end in ends)
+        axes.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
             line.x,
             line.mean,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from zotune.compare.curves import Numbers, Result
+from zotune.compare.curves import BLOWN, LAST, Numbers, Result
 from zotune.compare.statistics import Mean, difference, mean_of, reaching, target_of
 from zotune.config.algorithms import ALGORITHMS
 
@@ -65,7 +65,13 @@ class Findings:
         if self.aim is not None:
             return [self.aim]
         found = [(metric, target_of(self.base, metric)) for metric in self.metrics if metric in ("loss", "accuracy")]
-        return [(metric, value) for metric, value in found if math.isfinite(value)]
+        return [(metric, value) for metric, value in found if math.isfinite(value) and self._learnt(metric, value)]
+
+    def _learnt(self, metric: str, value: float) -> bool:
+        """Whether the reference ends better than it began: what is there before the first step is no target."""
+        curves = [r.evaluations.values[metric] for r in self.base if metric in r.evaluations.values]
+        began = mean_of([float(values[0]) for values in curves if len(values)])
+        return not began.count or _rank(value, metric) < _rank(began.mean, metric)
 
 
 def tables_of(findings: Findings) -> list[Table]:
@@ -81,9 +87,15 @@ def _final(findings: Findings) -> Table:
         runs = f"{len(results)}" + (f", {diverged} diverged" if diverged else "")
         if len(results) < findings.trials:
             runs += f" of {findings.trials}"
-        rows.append((label, *(_mean(findings.finals(label, metric)) for metric in findings.metrics), runs))
-    note = "Validation rows after the last step: mean ± standard deviation over the runs that did not diverge."
-    return Table("At the end of the budget", ("method", *map(_shown, findings.metrics), "runs"), tuple(rows), note)
+        training = mean_of([result.training_loss for result in results])
+        finals = [findings.finals(label, metric) for metric in findings.metrics]
+        rows.append((label, *map(_mean, [*finals, training]), runs))
+    note = (
+        "Validation rows after the last step: mean ± standard deviation over the runs that did not diverge. Training"
+        f" loss: mean over the batches of the last {LAST:.0%} of the budget."
+    )
+    head = ("method", *map(_shown, findings.metrics), "training loss", "runs")
+    return Table("At the end of the budget", head, tuple(rows), note)
 
 
 def _differences(findings: Findings) -> Table:
@@ -145,6 +157,7 @@ def _cost(findings: Findings) -> Table:
                 label,
                 _or_none(memory, lambda x: f"{x:,.0f}"),
                 _or_none(memory / base, lambda x: f"{x:.2f}{TIMES}"),
+                _or_none(mean_of([_last(r.training.cost) for r in results]).mean, lambda x: f"{x:,.0f}"),
                 _or_none(mean_of([_last(r.training.step) for r in results]).mean, lambda x: f"{x:,.0f}"),
                 _or_none(mean_of([_last(r.training.seconds) for r in results]).mean, lambda x: f"{x:.1f}"),
                 _or_none(passes.mean, lambda x: f"{x:.3f}"),
@@ -159,6 +172,7 @@ def _cost(findings: Findings) -> Table:
         "method",
         "peak memory (MB)",
         f"ratio to {against}",
+        "forward passes",
         "steps",
         "seconds",
         "seconds per 1,000 passes",
@@ -171,10 +185,10 @@ def _settings(findings: Findings) -> Table:
     for label, results in findings.by_label.items():
         if not results:
             continue
-        settings = results[0].settings
+        settings = {**results[0].settings, "lr": _rates(results)}
         algorithm = ALGORITHMS[results[0].algorithm]
         named = ("perturbation_scale", "num_queries") if algorithm.zeroth_order else ()
-        first = ("lr", *named, "batchsize")
+        first = ("lr", "lr_scheduler_type", *named, "batchsize")
         hidden = {"backend", "noise", "clipping", "anchor"} | (set() if settings.get("momentum") else {"momentum_bits"})
         others = sorted(algorithm.flags - set(first) - hidden)
         rest = ", ".join(
@@ -187,10 +201,22 @@ def _settings(findings: Findings) -> Table:
                 rest,
             )
         )
-    return Table("Settings", ("method", *_FIRST, "others of the method"), tuple(rows))
+    note = (
+        "Measured rates are those of --lr auto, each trial its own. First-order methods have constants unless --lr"
+        " gives one; zotune sweep finds better ones."
+    )
+    return Table("Settings", ("method", *_FIRST, "others of the method"), tuple(rows), note)
 
 
-_FIRST: Final = ("lr", "perturbation_scale", "num_queries", "batchsize")
+_FIRST: Final = ("lr", "lr_scheduler_type", "perturbation_scale", "num_queries", "batchsize")
+
+
+def _rates(results: Sequence[Result]) -> str:
+    """The rate of the runs of a method, or from what to what it goes where each has measured its own."""
+    rates = sorted(float(result.settings["lr"]) for result in results)
+    ends = dict.fromkeys(_setting(rate) for rate in (rates[0], rates[-1]))
+    measured = any(result.settings.get("lr_measured") for result in results)
+    return " to ".join(ends) + (" (measured)" if measured else "")
 
 
 def conclusion(findings: Findings, budget: int) -> list[str]:
@@ -214,7 +240,10 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         said.append(f"{sentence}{_told_apart(findings, best, others, metric)}.")
     diverged = [label for label, results in findings.by_label.items() if any(result.diverged for result in results)]
     if diverged:
-        said.append(f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN in some runs.")
+        said.append(
+            f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or ended above"
+            f" {BLOWN:g} times what it was before the first step, in some runs; they are left out of means and figures."
+        )
     trials = max((len(results) for results in findings.by_label.values()), default=0)
     if 0 < trials < 5:
         if trials == 1:

@@ -86,7 +86,18 @@ def _write(path: Path, text: str) -> None:
 
 def _runs(results: Sequence[Result]) -> str:
     metrics = sorted({name for result in results for name in result.evaluations.values})
-    head = ["method", "trial", "diverged", "steps", "forward_passes", "seconds", "memory_mb", *metrics, "command"]
+    head = [
+        "method",
+        "trial",
+        "diverged",
+        "steps",
+        "forward_passes",
+        "seconds",
+        "memory_mb",
+        *metrics,
+        "training_loss",
+        "command",
+    ]
     rows = [
         [
             result.label,
@@ -95,6 +106,7 @@ def _runs(results: Sequence[Result]) -> str:
             *(_last(series) for series in (result.training.step, result.training.cost, result.training.seconds)),
             result.memory_mb,
             *(result.final(name) for name in metrics),
+            result.training_loss,
             shlex.join(result.command),
         ]
         for result in results
