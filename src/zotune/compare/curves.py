@@ -48,7 +48,7 @@ class Result:
         algorithm: name in `ALGORITHMS`.
         method: name that has a colour, "LOZO-M" for LOZO with momentum.
         trial: number of the repetition.
-        diverged: the loss became infinite or NaN, or ended above `BLOWN` times what it was before the first step.
+        diverged: the loss became infinite or NaN, or rose above `BLOWN` times what it was before the first step.
         evaluations: of the validation rows; "loss", "accuracy" and further metrics.
         training: loss of every step.
         memory_mb: peak, 10**6 bytes; on a CPU that of the whole process.
@@ -82,7 +82,7 @@ class Result:
 
 
 BLOWN: Final = 3.0
-"""How many times the validation loss before the first step a run may end at without being counted as diverged."""
+"""How many times the validation loss before the first step a later one may be before the run counts as diverged."""
 
 
 def read_result(cell: Cell) -> Result | None:
@@ -132,7 +132,7 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
 def _blown(evaluations: list[Row]) -> bool:
     """Whether a run of finite losses has lost what it began with."""
     losses = [row["loss"] for row in evaluations if "loss" in row]
-    return len(losses) > 1 and losses[-1] > BLOWN * losses[0] > 0.0
+    return len(losses) > 1 and max(losses) > BLOWN * losses[0] > 0.0
 
 
 def _training_seconds(train: list[Row], evaluations: list[Row]) -> dict[float, float]:

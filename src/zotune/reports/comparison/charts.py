@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-from zotune.compare.curves import Curve, Result
+from zotune.compare.curves import BLOWN, Curve, Numbers, Result
 from zotune.compare.statistics import band, binned
 from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
 
@@ -73,6 +73,8 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
             _dress(axes, theme)
             axes.set_xlabel(_AGAINST[against])
         both[0].set_ylabel(chart.label)
+        if chart.metric == "loss":
+            _keep_in_sight(both[0], [_curve(chart, result).values["loss"] for result in results if not result.diverged])
         figure.suptitle(title.replace("$", r"\$"), fontsize=12, fontweight="bold")
         handles, labels = both[0].get_legend_handles_labels()
         columns = min(len(labels), 5) or 1
@@ -111,6 +113,13 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
             markevery=max(1, len(line.x) // 10),
             label=label.replace("$", r"\$"),
         )
+
+
+def _keep_in_sight(axes: Axes, losses: Sequence[Numbers]) -> None:
+    """End the axis where a loss that shoots up would press all others to the ground."""
+    first = [float(values[0]) for values in losses if len(values)]
+    if first and axes.get_ylim()[1] > (top := BLOWN * float(np.mean(first))) > 0.0:
+        axes.set_ylim(0.0, top)
 
 
 def _curve(chart: Chart, result: Result) -> Curve:

@@ -241,7 +241,7 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
     diverged = [label for label, results in findings.by_label.items() if any(result.diverged for result in results)]
     if diverged:
         said.append(
-            f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or ended above"
+            f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or rose above"
             f" {BLOWN:g} times what it was before the first step, in some runs; they are left out of means and figures."
         )
     trials = max((len(results) for results in findings.by_label.values()), default=0)
