@@ -286,7 +286,7 @@ def test_the_rule_takes_any_storage_and_any_perturbation():
 
 def test_the_flag_reaches_the_optimizer():
     for bits in (8, 16, 32):
-        config = TrainConfig(algorithm="LOREN", momentum=0.9, momentum_bits=bits).resolved()
+        config = TrainConfig(algorithm="LOREN", lr=1e-3, momentum=0.9, momentum_bits=bits).resolved()
         kind, arguments = optimizer_plan(config, steps_per_epoch=1, seed=0)
         assert kind([torch.nn.Parameter(torch.ones(3))], **arguments).rule.bits == bits
     assert "momentum_bits" in ALGORITHMS["LOREN"].flags
