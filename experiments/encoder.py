@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaske
 from zotune.embedded import generate
 from zotune.embedded.corpus import documents
 from zotune.embedded.draws import philox_key
-from zotune.embedded.pretrain import Encoded, batches, encode
+from zotune.embedded.pretrain import Encoded, batches, draw_matrices, encode
 from zotune.embedded.vocabulary import MAX_LENGTH, build_tokenizer
 
 MASK = "[MASK]"
@@ -65,12 +65,7 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> RobertaForM
         eos_token_id=tokenizer.eos_token_id,
     )
     model = RobertaForMaskedLM(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() == 2:
-                normal = np.random.Generator(np.random.Philox(key=philox_key("weights", recipe.seed, name)))
-                scale = 0.05 if "embed" in name else weight.shape[1] ** -0.5
-                weight.copy_(torch.from_numpy(normal.standard_normal(tuple(weight.shape), dtype=np.float32)) * scale)
+    draw_matrices(model, recipe.seed)
     return model
 
 

@@ -23,8 +23,9 @@ from typing import Any
 
 from rich.console import Console
 
+import zotune
 from zotune import NonFiniteLossError, rates
-from zotune.config import config_from_text
+from zotune.config import MEASURED, config_from_text
 from zotune.run.training import TrainingRun
 
 HERE = Path(__file__).parent
@@ -38,7 +39,6 @@ METHODS: dict[str, dict[str, str]] = {
     "LOREN": {"algorithm": "LOREN"},
     "FZOO": {"algorithm": "FZOO"},
 }
-CLASSES = {"ZO": "MeZO", "ZOSVRG": "MeZOSVRG", "LOZO-M": "LOZO"}
 FULL: dict[str, Any] = {"full_parameter": True, "budget_queries": "8000"}
 LORA = {"tuning": "lora", "budget_queries": "8000"}
 PREFIX = {"tuning": "prefix", "budget_queries": "8000"}
@@ -98,17 +98,16 @@ def trained(given: dict[str, Any]) -> dict[str, Any]:
     finished = summary["status"] == "finished"
     return {
         "lr": config["lr"],
-        "measured": config.get(rates_key()),
+        "measured": config.get(MEASURED),
         "first": summary["first"]["loss"] if summary.get("first") else None,
         "loss": summary["final"]["loss"] if finished else None,
         "accuracy": summary["final"]["accuracy"] if finished else None,
     }
 
 
-def rates_key() -> str:
-    from zotune.run.rates import MEASURED
-
-    return MEASURED
+def class_of(method: str) -> str:
+    """Name of a method's class, by which `zotune.rates.FACTORS` goes."""
+    return zotune.METHODS[METHODS[method]["algorithm"]].optimizer.__name__
 
 
 def mean_loss(runs: list[dict[str, Any]]) -> float:
@@ -119,7 +118,7 @@ def mean_loss(runs: list[dict[str, Any]]) -> float:
 def with_multiple(given: dict[str, Any], method: str, multiple: float) -> list[dict[str, Any]]:
     """Runs of `--lr auto` with that factor in place of the shipped ones."""
     kept = dict(rates.FACTORS), dict(rates.TUNINGS)
-    rates.FACTORS[CLASSES.get(method, method)] = multiple
+    rates.FACTORS[class_of(method)] = multiple
     rates.TUNINGS.clear()
     try:
         return [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
@@ -137,7 +136,7 @@ def tune(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
             keep()
         return mean_loss(found[key])
 
-    present = rates.FACTORS.get(CLASSES.get(method, method), 1.0)
+    present = rates.FACTORS.get(class_of(method), 1.0)
     multiples = [present / 2, present, present * 2]
     while True:
         losses = [loss(multiple) for multiple in multiples]
@@ -189,7 +188,7 @@ def factors_table(results: dict[str, Any]) -> str:
             lowest = min(losses, key=losses.__getitem__)
             best.setdefault(method, []).append(lowest)
             tuning = rates.TUNINGS.get(case.split()[-1], 1.0)
-            shipped = tuning * rates.FACTORS.get(CLASSES.get(method, method), 1.0)
+            shipped = tuning * rates.FACTORS.get(class_of(method), 1.0)
             near = min(losses, key=lambda factor: abs(math.log(factor / shipped)))
             first = statistics.fmean([run["first"] for run in next(iter(found.values()))])
             above = 100 * (losses[near] / losses[lowest] - 1)

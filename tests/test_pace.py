@@ -9,7 +9,8 @@ from command_runs import rows_of, shelf, train, workshop
 from torch import nn
 
 from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
-from zotune.rates import MEMORY, RISE, UNMEASURED, Pace, Rate, suggest_rate
+from zotune.pace import MEMORY, RISE, UNMEASURED, Pace
+from zotune.rates import Rate, suggest_rate
 from zotune.trajectory import Recorder, read
 
 __all__ = ["shelf", "workshop"]

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from zotune.evaluators import DataParallel, InPlace, NonFiniteLossError, Overlay, Stacked, Staged
     from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
     from zotune.optimizer import ZerothOrder
-    from zotune.rates import Pace, Rate, suggest_rate
+    from zotune.pace import Pace
+    from zotune.rates import Rate, suggest_rate
 
 __version__ = "0.1.0"
 
@@ -41,7 +42,8 @@ _HOMES = {
     "zotune.evaluators": ("DataParallel", "InPlace", "NonFiniteLossError", "Overlay", "Stacked", "Staged"),
     "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
     "zotune.optimizer": ("ZerothOrder",),
-    "zotune.rates": ("Pace", "Rate", "suggest_rate"),
+    "zotune.pace": ("Pace",),
+    "zotune.rates": ("Rate", "suggest_rate"),
 }
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from zotune.compare.plan import Cell
 from zotune.compare.running import run_folder, state_of
-from zotune.config import ConfigError, shortened
+from zotune.config import MEASURED, ConfigError, shortened
 from zotune.reports.rows import Row, read_rows
 from zotune.run.budget import FIRST_ORDER
 
@@ -111,7 +111,7 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
     last = (summary["final"] or {}).get("loss")
     if summary["steps"] != len(train) or (last is not None and last != evaluations[-1]["loss"]):
         raise ValueError("rows are missing")
-    measured = config.get("lr_measured") or {"forwards": 0, "seconds": 0.0}
+    measured = config.get(MEASURED) or {"forwards": 0, "seconds": 0.0}
     passes = 1 if cell.config.zeroth_order else FIRST_ORDER
     seconds = _training_seconds(train, evaluations)
     before = (int(measured["forwards"]), float(measured["seconds"]))

@@ -20,6 +20,9 @@ T = TypeVar("T")
 AUTO: Final = "auto"
 """The learning rate that is measured before the run."""
 
+MEASURED: Final = "lr_measured"
+"""Key in config.json of what `--lr auto` found."""
+
 SCALE: Final = 1e-3
 SCALES: Final = {"lora": 1e-2, "prefix": 1e-1, "prompt": 1e-1}
 """Length of a probe by what is trained, as in the experiments of MeZO (arXiv 2305.17333)."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -112,15 +113,22 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
+    draw_matrices(model, recipe.seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.dim() == 1:
                 weight.fill_(1.0)
-                continue
-            normal = np.random.Generator(np.random.Philox(key=philox_key("weights", recipe.seed, name)))
+    return model
+
+
+@torch.no_grad()
+def draw_matrices(model: nn.Module, seed: int) -> None:
+    """Give every matrix of a model weights that depend on the seed and its name alone."""
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            normal = np.random.Generator(np.random.Philox(key=philox_key("weights", seed, name)))
             scale = 0.05 if "embed" in name else weight.shape[1] ** -0.5
             weight.copy_(torch.from_numpy(normal.standard_normal(tuple(weight.shape), dtype=np.float32)) * scale)
-    return model
 
 
 def train(model: LlamaForCausalLM, encoded: list[Encoded], recipe: Recipe, pad: int) -> int:

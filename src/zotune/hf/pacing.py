@@ -1,4 +1,4 @@
-"""`zotune.rates.Pace` in the trainer, and through its checkpoints."""
+"""`zotune.Pace` in the trainer, and through its checkpoints."""
 
 # ruff: noqa: ARG002  (the library fixes the signatures of callbacks)
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from zotune.rates import WARM_UP, Pace, Rate
+from zotune.pace import WARM_UP, Pace
+from zotune.rates import Rate
 
 if TYPE_CHECKING:
     from .trainer import ZOTrainer

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 from zotune.evaluators import Closure
-from zotune.rates import Pace
+from zotune.pace import Pace
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost

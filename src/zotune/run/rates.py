@@ -2,17 +2,17 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch.distributed as dist
 
 from zotune import ZerothOrder
-from zotune.config import ALGORITHMS, TrainConfig
+from zotune.config import ALGORITHMS, MEASURED, TrainConfig
 from zotune.hf.pacing import PaceKeeper
 from zotune.hf.portions import MemoryShortError, is_out_of_memory
-from zotune.hf.trainer import ZOTrainer
+from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.rates import TUNINGS, Rate, batches_for, measure
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
@@ -20,9 +20,6 @@ from zotune.run.machine import Machine
 from zotune.run.optimizers import optimizer_factory
 from zotune.run.parts import Parts
 from zotune.run.trainers import make_trainer
-
-MEASURED: Final = "lr_measured"
-"""Key in config.json of what `--lr auto` found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +34,14 @@ class Measured:
 
 
 def measured_rate(
-    config: TrainConfig, machine: Machine, parts: Parts, *, folder: Path, seed: int, order_seed: int
+    config: TrainConfig,
+    machine: Machine,
+    parts: Parts,
+    *,
+    folder: Path,
+    seed: int,
+    order_seed: int,
+    prepare: Callable[[OptimizerFactory], None],
 ) -> Measured:
     """Measure the rate along directions of the method, on the first batches of the run.
 
@@ -50,14 +54,16 @@ def measured_rate(
         folder: for what the library's arguments name; nothing is written there.
         seed: of the directions.
         order_seed: of the order of the examples.
+        prepare: called with what makes the optimizer, before the clock of the measurement runs.
 
     Raises:
         MemoryShortError: there is not enough memory, and batches may not be halved.
         NonFiniteLossError: the loss is NaN or infinite at the weights.
     """
-    begun = time.perf_counter()
     still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
     factory = optimizer_factory(still, steps_per_epoch=steps_per_epoch(config, len(parts.train)), seed=seed)
+    prepare(factory)
+    begun = time.perf_counter()
     trainer = make_trainer(
         still, machine, parts, folder=folder, factory=factory, order_seed=order_seed, dropout_seed=0, callbacks=[]
     )

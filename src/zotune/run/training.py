@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import transformers
 from rich.console import Console
 from transformers import TrainerCallback
 
-from zotune.config import AUTO, LARGEST, ConfigError, TrainConfig
+from zotune.config import AUTO, LARGEST, MEASURED, ConfigError, TrainConfig
 from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
@@ -32,7 +33,7 @@ from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.parts import Parts, load_parts, rows_digest
-from zotune.run.rates import MEASURED, Measured, measured_rate, pace_of
+from zotune.run.rates import Measured, measured_rate, pace_of
 from zotune.run.seeds import Purpose, derive_seed
 from zotune.run.speech import quiet_libraries
 from zotune.run.stops import StopKeeper, undisturbed
@@ -88,6 +89,7 @@ class TrainingRun:
         self._pictures = pictures
         self._lock: FolderLock | None = None
         self._measured: dict[str, Any] = {}
+        self._warm = False  # the kernels are compiled
 
     def execute(self) -> Path:
         """Train and return the run folder.
@@ -112,7 +114,7 @@ class TrainingRun:
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
             if self.config.zeroth_order:
-                warm_up(self._optimizer_factory(len(parts.train)), self._dtype(), machine.device, self.say)
+                self._warm_up(machine, self._optimizer_factory(len(parts.train)))
             first_step = FirstStep()
             trainer.add_callback(first_step)
             with readable(checkpoint, first_step), self._own_past(first_step):
@@ -319,16 +321,25 @@ class TrainingRun:
         self.config = dataclasses.replace(measured.config, budget_queries=budget)
         self._measured = measured.facts
         self.say(measured.sentence)
-        if budget is not None and measured.forwards > TENTH * (budget + measured.forwards):
-            share = measured.forwards / (budget + measured.forwards)
+        if budget is not None and (share := measured.forwards / (budget + measured.forwards)) > TENTH:
             self.say(f"That is {share:.0%} of --budget_queries; a number as --lr takes none of it.")
 
     def _measured_rate(self, machine: Machine, parts: Parts, folder: Path) -> Measured:
-        still = dataclasses.replace(self.config, lr=0.0, lr_mezosvrg_mb=0.0)
-        factory = optimizer_factory(still, steps_per_epoch=1, seed=0)
-        warm_up(factory, self._dtype(), machine.device, self.say)  # the clock of the measurement runs from here on
-        seeds = {"seed": self._seed("rate"), "order_seed": self._seed("order")}
-        return measured_rate(self.config, machine, parts, folder=folder, **seeds)
+        return measured_rate(
+            self.config,
+            machine,
+            parts,
+            folder=folder,
+            seed=self._seed("rate"),
+            order_seed=self._seed("order"),
+            prepare=partial(self._warm_up, machine),
+        )
+
+    def _warm_up(self, machine: Machine, factory: OptimizerFactory) -> None:
+        """Compile what the optimizer needs, once a run."""
+        if not self._warm:
+            warm_up(factory, self._dtype(), machine.device, self.say)
+        self._warm = True
 
     def _check_arguments(self, machine: Machine, parts: Parts) -> None:
         """Raise `ConfigError` for arguments that the library does not take, before there is a folder."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from zotune.compare.curves import BLOWN, LAST, Numbers, Result
 from zotune.compare.statistics import Mean, difference, mean_of, reaching, target_of
-from zotune.config.algorithms import ALGORITHMS
+from zotune.config import ALGORITHMS, MEASURED
 
 METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
 """Validation metrics that have a column, in this order, where the runs have them."""
@@ -215,7 +215,7 @@ def _rates(results: Sequence[Result]) -> str:
     """The rate of the runs of a method, or from what to what it goes where each has measured its own."""
     rates = sorted(float(result.settings["lr"]) for result in results)
     ends = dict.fromkeys(_setting(rate) for rate in (rates[0], rates[-1]))
-    measured = any(result.settings.get("lr_measured") for result in results)
+    measured = any(result.settings.get(MEASURED) for result in results)
     return " to ".join(ends) + (" (measured)" if measured else "")
 
 

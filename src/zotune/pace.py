@@ -1,0 +1,105 @@
+"""A measured rate as the run goes on: it follows the slopes, for the schedule ``adaptive``.
+
+The symbols are those of `zotune.rates`.  In the run the slopes change, and the curvature with them.  With v the
+variance of the losses of a step's plan over eps^2, which for MeZO is c^2, `Pace` takes
+
+    eta_t = s_t min(eta_0 sqrt(v_0 h_0 / (v_t h_t)), eta* h_0 / h_t),      h_t = max(h_0, kappa v_t),
+
+with a running mean of v.  The first term keeps what a step costs, eta^2 v h, where it was planned; the second one is
+the line search.  h_t is not measured again.  For a calibrated model the Hessian is the Fisher information, B times the
+variance of a batch's slope over batches of B examples, so it grows as v does: kappa = min(h_0 / v_0, B / 2), where the
+second one is for fresh heads, which begin with small slopes.  Where an update is normalised by itself (Adam, FZOO)
+the rate is multiplied by sqrt(v_t / v_0) besides, and never rises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from zotune.methods import FZOO
+from zotune.optimizer import ZerothOrder
+from zotune.rates import Rate, spread_of
+from zotune.rules import Adam
+
+RISE: Final = 2.0
+"""How many times as large a rate may become while slopes fall."""
+
+MEMORY: Final = 0.98
+"""Share of the running mean that a step leaves."""
+
+WARM_UP: Final = 0.05
+"""Share of the steps in which an adaptive rate rises to eta_0: a fresh head has small slopes at first, which tell
+little."""
+
+UNMEASURED: Final = 10
+"""Steps whose mean stands for v_0 where it was not measured."""
+
+
+class Pace:
+    """Lets the rate of a run follow the slopes; see the equations above.
+
+    An instance is a hook of the optimizer, and multiplies the rate that the groups have when an update begins, a
+    schedule's or their own::
+
+        optimizer.register_tell_hook(Pace(rate, rows=16))
+
+    Args:
+        rate: what was measured; None: the mean of the first `UNMEASURED` steps is v_0, and they keep their rate.
+        rows: examples of a step, B; None: not known.
+        warm_up: steps in which the rate rises; `WARM_UP` of the run's are.
+
+    Attributes:
+        spread: v_0, None until it is known.
+        mean: running mean of v.
+        steps: steps that are in it.
+    """
+
+    def __init__(self, rate: Rate | None = None, *, rows: int | None = None, warm_up: int = 0) -> None:
+        self.warm_up = warm_up
+        self._limit, self._growth = math.inf, 0.0
+        self.spread: float | None = None
+        self.mean, self.steps, self._before = 0.0, 0, 0
+        if rate is not None and rate.spread > 0.0 and rate.lr > 0.0:
+            self.spread = self.mean = rate.spread
+            self._limit, self._before = rate.step / rate.lr, UNMEASURED  # the measurement counts as so many steps
+            self._growth = min(1.0, math.inf if rows is None else rows / 2.0 * rate.spread / rate.curvature)
+        self._step = -1  # whose update is being made
+        self._base: list[float] = []
+        self._given: list[float] = []
+
+    def __call__(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
+        """Set the rates of the update that is about to be made from these losses."""
+        groups = optimizer.param_groups
+        if optimizer.t != self._step:  # an update that failed is made again from the same losses
+            self._take(optimizer, losses)
+            present = [float(group["lr"]) for group in groups]
+            if present != self._given:  # a schedule has set them anew
+                self._base = present
+            self._step = optimizer.t
+        factor = self.factor(normalised=isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO))
+        factor *= min(1.0, (optimizer.t + 1) / (self.warm_up + 1))
+        self._given = [base * factor for base in self._base]
+        for group, rate in zip(groups, self._given, strict=True):
+            group["lr"] = rate
+
+    def factor(self, *, normalised: bool = False) -> float:
+        """By what the rate is multiplied, with the present mean."""
+        if not self.spread or self.mean == 0.0:
+            return 1.0
+        root = math.sqrt(self.spread / self.mean)
+        flatter = min(1.0, root**2 / self._growth) if self._growth else 1.0  # h_0 / h_t
+        cost, line = root * math.sqrt(flatter), self._limit * flatter
+        return min(1.0, min(cost, line) / root) if normalised else min(RISE, cost, line)
+
+    def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
+        if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared
+            return
+        eps = float(optimizer.param_groups[0]["eps"])
+        fresh = spread_of([f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0], eps)
+        self.steps += 1
+        seen = self.steps + self._before
+        self.mean += (fresh - self.mean) * max(1.0 / seen, 1.0 - MEMORY)
+        if self.spread is None and self.steps == UNMEASURED:
+            self.spread = self.mean
