@@ -1,43 +1,117 @@
-"""Ctrl-C, SIGTERM and timers wait while weights are being written."""
+"""Ctrl-C, SIGTERM and timers wait while weights are being written.
+
+Their handlers raise exceptions wherever Python happens to be, also between a context manager's work and the block that
+would undo it.  So they are held back around everything of ours that must be done as a whole, and let through only
+while a function of the user runs in its midst.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import Any, TypeAlias, TypeVar
+
+T = TypeVar("T")
+Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 """Those whose handlers raise exceptions in programs: requests to stop, and deadlines."""
 
 
-@contextmanager
-def delayed() -> Iterator[None]:
+class Delayed:
+    """See `delayed`.  Signals outside the block, or while a function is let through, are answered as they come."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Handler] = {}
+        self._arrived: list[tuple[int, FrameType | None]] = []
+        self._open = False  # one assignment opens and closes: no handler can run in the midst of it
+        self._over = False
+
+    def __enter__(self) -> Delayed:
+        try:
+            for number in _SIGNALS:
+                handler = _real(number, signal.getsignal(number))
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._arrive)
+        except BaseException:  # of a handler that was not replaced yet
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def through(self, function: Callable[[], T]) -> T:
+        """The function's result; a signal is answered in its midst, and one that has waited before it begins."""
+        self._open = True
+        try:
+            self._answer()
+            return function()
+        finally:
+            self._open = False
+
+    def _arrive(self, number: int, frame: FrameType | None) -> None:
+        if self._open:
+            self._handlers[number](number, frame)
+        else:
+            self._arrived.append((number, frame))
+
+    def _end(self) -> None:
+        try:
+            try:
+                self._restore()
+            except BaseException:  # of a handler that is back: the others have their turn
+                self._restore()
+                raise
+        finally:
+            self._open = self._over = True  # a handler that could not be put back passes all on, and is found later
+            self._answer()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._arrive:  # the function may have set its own
+                signal.signal(number, handler)
+
+    def _answer(self) -> None:
+        """Answer what has arrived; a handler that raises an exception does not keep the others from their turn."""
+        if self._arrived:
+            number, frame = self._arrived.pop(0)
+            try:
+                self._handlers[number](number, frame)
+            finally:
+                self._answer()
+
+
+def _real(number: int, handler: Any) -> Any:
+    """The handler that was there before those of blocks that are over."""
+    while isinstance(own := getattr(handler, "__self__", None), Delayed) and own._over:
+        handler = own._handlers[number]
+    return handler
+
+
+class _Nothing(Delayed):
+    """Outside the main thread no handler of Python runs."""
+
+    def __enter__(self) -> Delayed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def delayed() -> Delayed:
     """Signals that arrive in the block are answered at its end, by the handlers that were there.
 
-    An update that breaks off half way would leave weights of two steps.  Outside the main thread no handler of Python
-    runs, and nothing is to be done.
+    An update that breaks off half way would leave weights of two steps.
+
+    Example:
+        >>> with delayed() as signals:
+        ...     value = signals.through(lambda: 1)  # may be interrupted; what is around it not
+        >>> value
+        1
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[tuple[int, FrameType | None]] = []
-    with ExitStack() as answers:  # a handler that raises an exception does not keep the others from their turn
-
-        def answer(handler: Callable[[int, FrameType | None], object], number: int) -> None:
-            for request in [request for request in arrived if request[0] == number]:
-                handler(*request)
-
-        def restore(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
-            signal.signal(number, handler)
-
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        own = {number: handler for number, handler in before.items() if callable(handler)}
-        for number, handler in own.items():
-            answers.callback(answer, handler, number)
-        for number, handler in own.items():
-            answers.callback(restore, number, handler)
-            signal.signal(number, lambda *request: arrived.append(request))
-        yield
+    return Delayed() if threading.current_thread() is threading.main_thread() else _Nothing()

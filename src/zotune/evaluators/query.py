@@ -87,35 +87,32 @@ class Query:
                 "step one after the other"
             )
         handles: list[Any] = []
-        try:
-            with delayed():  # a hook that is registered and not noted down would stay
+        with delayed() as signals:  # but for the closure itself, a query begins and ends as a whole
+            try:
                 if self._hooked:
                     handles.append(register_module_forward_pre_hook(self._enter))
                     handles.append(register_module_forward_hook(self._leave, always_call=True))
-            _under_way.update(self._places)
-            for number, mode in self._modes.items():
-                if mode is Mode.HELD:
-                    self._hold(self._places[number].slot)
-                elif mode is Mode.WRITTEN:
-                    self._overwrite(self._places[number].slot)
-            if watch:
+                _under_way.update(self._places)
+                for number, mode in self._modes.items():
+                    if mode is Mode.HELD:
+                        self._hold(self._places[number].slot)
+                    elif mode is Mode.WRITTEN:
+                        self._overwrite(self._places[number].slot)
+                if not watch:
+                    return signals.through(closure)
                 self._regions = Regions(self._unwritten())
                 with Watch(self._answer):
-                    value = closure()
-            else:
-                value = closure()
-        finally:
-            self._end(handles)
-        return value
+                    return signals.through(closure)
+            finally:
+                self._end(handles)
 
     def _end(self, handles: Sequence[Any]) -> None:
-        """Put all weights back.  What interrupts it waits until it is done."""
+        """Put all weights back.  What interrupts it otherwise than by a signal waits until it is done."""
         interruption: BaseException | None = None
         for _ in range(_ATTEMPTS):
             try:
-                with delayed():
-                    self._restore(handles)
-                    _under_way.difference_update(self._places)
+                self._restore(handles)
+                _under_way.difference_update(self._places)
                 break
             except BaseException as error:
                 interruption = error

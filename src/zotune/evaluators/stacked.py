@@ -41,6 +41,7 @@ from zotune.evaluators.groups import Groups, UnsupportedError
 from zotune.evaluators.overlay import Overlay
 from zotune.evaluators.stack import Stack, TooManyRowsError
 from zotune.evaluators.watch import Watch
+from zotune.interrupts import delayed
 from zotune.perturbations import Slot
 
 _log = logging.getLogger(__name__)
@@ -273,27 +274,28 @@ class Stacked(Evaluator):
 def _values(closure: Closure, stack: Stack, devices: Iterable[torch.device], *, watch: bool) -> list[Any]:
     """What the closure returns for each group, from one forward of all."""
     watching = Watch(stack.answer) if watch else nullcontext()
-    if stack.groups.count == 1:
-        with stack, watching:
-            return [closure()]
-    values: list[Any] = []
+    with delayed() as signals:  # but for the closure itself, no mode and no dimension of vmap is left behind
+        if stack.groups.count == 1:
+            with stack, watching:
+                return [signals.through(closure)]
+        values: list[Any] = []
 
-    def run(index: Tensor) -> Tensor:
-        stack.groups.level = _functorch.maybe_get_level(index)
-        with stack, watching:
-            values.extend(_each_value(closure, stack.groups))
-        if stack.groups.problem is not None:  # the closure has caught the error and gone on in another way
-            raise UnsupportedError(stack.groups.problem)
-        return index
+        def run(index: Tensor) -> Tensor:
+            stack.groups.level = _functorch.maybe_get_level(index)
+            with stack, watching:
+                values.extend(signals.through(lambda: _each_value(closure, stack.groups)))
+            if stack.groups.problem is not None:  # the closure has caught the error and gone on in another way
+                raise UnsupportedError(stack.groups.problem)
+            return index
 
-    before = _generators(devices)
-    _functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
-    try:
-        torch.func.vmap(run, randomness="error")(torch.arange(stack.groups.count))
-    finally:
-        _functorch._set_vmap_fallback_warning_enabled(True)  # type: ignore[attr-defined]
-    if not all(map(torch.equal, before, _generators(devices))):
-        raise UnsupportedError("the closure draws from torch's random generator, each query its own numbers")
+        before = _generators(devices)
+        _functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
+        try:
+            torch.func.vmap(run, randomness="error")(torch.arange(stack.groups.count))
+        finally:
+            _functorch._set_vmap_fallback_warning_enabled(True)  # type: ignore[attr-defined]
+        if not all(map(torch.equal, before, _generators(devices))):
+            raise UnsupportedError("the closure draws from torch's random generator, each query its own numbers")
     return values
 
 
