@@ -83,6 +83,13 @@ def test_nan_on_one_rank_raises_on_all(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["nan"]["digest_after"] == ranks[1]["nan"]["digest_after"], "the run goes on"
 
 
+def test_a_measured_rate_is_that_of_the_whole_batch_on_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["rate"]["shared"] == ranks[1]["rate"]["shared"]
+    for rank in ranks:
+        assert rank["rate"]["shared"] == pytest.approx(rank["rate"]["alone"], rel=1e-5)
+        assert "the loss is nan at step 0" in rank["rate"]["message"], "told as what it is, on both"
+
+
 def test_needs_a_process_group() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         pytest.skip("torch.distributed is initialised here.")

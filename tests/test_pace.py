@@ -67,7 +67,7 @@ def test_the_mean_is_that_of_squared_slopes_and_the_measurement_counts_as_some_s
         optimizer.tell([1.02, 0.98])  # the slope 2
         mean += (4.0 - mean) * max(1.0 / (UNMEASURED + step), 1.0 - MEMORY)
         assert pace.mean == pytest.approx(mean)
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * math.sqrt(9.0 / mean))
+        assert optimizer.last_rates[0] == pytest.approx(0.5 * math.sqrt(9.0 / mean))
 
 
 def test_it_warms_up():
@@ -77,7 +77,7 @@ def test_it_warms_up():
     rates = []
     for _ in range(5):
         optimizer.tell([1.02, 0.98])
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.last_rates[0])
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
 
 
@@ -88,10 +88,44 @@ def test_a_rate_of_ones_own_and_that_of_a_schedule_are_not_multiplied_twice():
     group = optimizer.param_groups[0]
     for _ in range(5):
         optimizer.tell([1.02, 0.98])
-        assert group["lr"] == pytest.approx(0.5 * pace.factor())
+        assert optimizer.last_rates[0] == pytest.approx(0.5 * pace.factor())
+        assert group["lr"] == 0.5
     group["lr"] = 0.25  # a schedule
     optimizer.tell([1.02, 0.98])
-    assert group["lr"] == pytest.approx(0.25 * pace.factor())
+    assert optimizer.last_rates[0] == pytest.approx(0.25 * pace.factor())
+
+
+def test_schedulers_of_torch_that_go_on_from_the_present_rate_do_not_multiply_it_again():
+    """A line to zero, from the first rate (LambdaLR) and from the last one (PolynomialLR, LinearLR)."""
+
+    def rates(schedule):
+        weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        optimizer = MeZO([weight], lr=0.5, eps=1e-2)
+        optimizer.register_tell_hook(Pace(measured(spread=16.0)))
+        scheduler, found = schedule(optimizer), []
+        for _ in range(40):
+            optimizer._recalled = (1.02, 0.98)
+            optimizer.step()
+            scheduler.step()
+            found.append(optimizer.last_rates[0])
+        return found
+
+    schedulers = torch.optim.lr_scheduler
+    expected = rates(lambda o: schedulers.LambdaLR(o, lambda step: 1.0 - step / 40))
+    assert rates(lambda o: schedulers.PolynomialLR(o, 40)) == pytest.approx(expected, rel=1e-9)
+    line = schedulers.LinearLR
+    assert rates(lambda o: line(o, 1.0, 0.0, 40)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_both_rates_of_mezo_svrg_follow():
+    weight = nn.Parameter(torch.ones(50, dtype=torch.float64))
+    optimizer = MeZOSVRG([weight], lr=0.5, lr_minibatch=0.25, eps=1e-2)
+    optimizer.register_tell_hook(Pace(warm_up=99))
+    seen = []
+    optimizer.register_tell_hook(lambda o, _: seen.append(o._rates(o.param_groups[0])))
+    for _ in range(2):
+        optimizer.step(lambda: weight.square().sum(), full_closure=lambda: weight.square().sum())
+    assert seen == [pytest.approx((0.005, 0.0025)), pytest.approx((0.01, 0.005))]
 
 
 def test_an_update_that_fails_is_made_again_with_the_same_rate():
@@ -109,7 +143,7 @@ def test_an_update_that_fails_is_made_again_with_the_same_rate():
     hook.remove()
     optimizer.tell([1.02, 0.98])
     assert pace.steps == 1
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * pace.factor())
+    assert optimizer.last_rates[0] == pytest.approx(0.5 * pace.factor())
 
 
 def test_without_a_measurement_the_first_steps_stand_for_it():
@@ -118,10 +152,10 @@ def test_without_a_measurement_the_first_steps_stand_for_it():
     optimizer.register_tell_hook(pace)
     for _ in range(UNMEASURED):
         optimizer.tell([1.02, 0.98])
-        assert optimizer.param_groups[0]["lr"] == 0.5
+        assert optimizer.last_rates[0] == 0.5
     assert pace.spread == pytest.approx(4.0)
     optimizer.tell([1.04, 0.96])
-    assert optimizer.param_groups[0]["lr"] < 0.5
+    assert optimizer.last_rates[0] < 0.5
 
 
 @pytest.mark.parametrize("method", [MeZO, ZOAdam, LOREN, FZOO, MeZOSVRG])

@@ -1,6 +1,7 @@
 """`--lr auto`: the measured step against the best one of quadratic functions, and runs that take it."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from command_runs import BATCH, shelf, train, workshop
 from torch import nn
 
-from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, ZOAdam, digest
+from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, NonFiniteLossError, ZOAdam, digest
+from zotune.hf.sampling import count_rows
 from zotune.hf.trainer import ZOTrainer
-from zotune.rates import LENGTHS, QUERIES, SAFETY, THETA, batches_for, suggest_rate
+from zotune.rates import LENGTHS, SAFETY, THETA, batches_for, most_queries, suggest_rate
 
 __all__ = ["shelf", "workshop"]
 DIMENSION = 4000
@@ -127,9 +129,59 @@ def test_longer_probes_where_rounding_drowns_the_curvature():
 
 @pytest.mark.parametrize("queries", [2, 8, 40, 100])
 def test_a_few_dozen_queries(queries):
-    optimizer = MeZO([nn.Parameter(torch.ones(3))], lr=0.0, queries=queries)
-    cost = batches_for(optimizer) * (queries + 1)
-    assert 9 <= cost <= max(QUERIES, 3 * (queries + 1))
+    weight, closure = quadratic()
+    optimizer, calls = MeZO([weight], lr=0.0, queries=queries), []
+    rate = suggest_rate(optimizer, [lambda: calls.append(1) or closure()] * batches_for(optimizer))
+    assert len(calls) == rate.queries  # those on the CPU check nothing else
+    assert 48 <= rate.queries <= 80
+    assert rate.queries <= most_queries(optimizer) <= 150
+    assert rate.step == pytest.approx(queries / 2 / (5 * DIMENSION), rel=0.1)
+
+
+def test_bad_arguments_are_told():
+    weight, closure = quadratic()
+
+    def ask(optimizer=None, closures=(closure,) * 8, **how):
+        return suggest_rate(optimizer or MeZO([weight], lr=0.0), closures, **how)
+
+    for number in (0, -3):
+        with pytest.raises(ValueError, match="steps"):
+            ask(steps=number)
+        with pytest.raises(ValueError, match="factor"):
+            ask(factor=number)
+    with pytest.raises(ValueError, match="give a closure for each of two or more"):
+        ask(closures=())
+    groups = [{"params": [weight]}, {"params": [nn.Parameter(torch.ones(2))], "eps": 0.1}]
+    with pytest.raises(ValueError, match="give all groups the same eps"):
+        ask(MeZO(groups, lr=0.0))
+    assert ask(closures=(closure,)) is None  # one sample has no error
+
+
+def test_probes_that_are_too_long_for_the_loss_become_shorter():
+    """A loss that is infinite beyond a distance of two eps."""
+    weight = nn.Parameter(torch.zeros(400, dtype=torch.float64))
+
+    def closure():
+        square = weight.square().sum()
+        return 1.0 + 2.5 * square if square < 400 * (2e-3) ** 2 else square * math.inf
+
+    rate = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16)
+    assert rate is None  # the slopes are zero
+    weight.data.fill_(1e-4)
+    rate = suggest_rate(MeZO([weight], lr=0.0), [closure] * 16)
+    assert rate.curvature == pytest.approx(5 * 400, rel=0.05)
+    with pytest.raises(NonFiniteLossError):
+        suggest_rate(MeZO([weight], lr=0.0, eps=1.0), [closure] * 16)
+
+
+def test_a_subclass_has_the_factor_of_its_method():
+    class Own(ZOAdam):
+        pass
+
+    weight, closure = quadratic()
+    one, other = (suggest_rate(method([weight], lr=0.0), [closure] * 16, steps=100) for method in (ZOAdam, Own))
+    assert one == other
+    assert one.lr < one.run
 
 
 @pytest.mark.usefixtures("workshop")
@@ -162,6 +214,19 @@ def test_the_measurement_is_part_of_a_budget(capsys):
 
 
 @pytest.mark.usefixtures("workshop")
+def test_micro_batches_do_not_change_it(capsys):
+    """A step is measured, however it is cut."""
+    words = ("--algorithm", "ZO", "--lr", "auto", *EMBEDDED)
+    whole, cut = (
+        json.loads((train(capsys, *words, *more)[0] / "config.json").read_text())["lr_measured"]
+        for more in ((), ("--batchsize_limit", "2"))
+    )
+    assert cut["forwards"] == whole["forwards"]
+    for name in ("lr", "spread", "curvature", "step", "run"):
+        assert cut[name] == pytest.approx(whole[name], rel=1e-2)
+
+
+@pytest.mark.usefixtures("workshop")
 def test_first_order_methods_have_none(capsys):
     _, said = train(capsys, "--algorithm", "FOAdam", "--lr", "auto", code=2)
     assert "give FOAdam a number" in said
@@ -171,17 +236,17 @@ def test_first_order_methods_have_none(capsys):
 def test_a_measurement_that_runs_out_of_memory_takes_fewer_rows_or_says_so(capsys, monkeypatch):
     words = ("--algorithm", "ZO", "--lr", "auto")
     whole, _ = train(capsys, *words)
-    real, asked = ZOTrainer.losses, []
+    real, asked = ZOTrainer._loss_on, []
 
-    def losses(self, count, *, most):
-        asked.append(most)
-        if most > 3:
+    def loss_on(self, model, inputs):
+        asked.append(count_rows(inputs))
+        if asked[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(self, count, most=most)
+        return real(self, model, inputs)
 
-    monkeypatch.setattr(ZOTrainer, "losses", losses)
+    monkeypatch.setattr(ZOTrainer, "_loss_on", loss_on)
     run, _ = train(capsys, *words, "--on_out_of_memory", "halve")
-    assert asked == [BATCH, BATCH // 2, BATCH // 4]
+    assert asked[:4] == [BATCH, BATCH // 2, BATCH // 4, BATCH // 4]
     found = [json.loads((path / "config.json").read_text())["lr"] for path in (whole, run)]
     assert found[1] == pytest.approx(found[0], rel=1e-3)  # the same losses, in parts
     _, said = train(capsys, *words, code=1)

@@ -1,5 +1,6 @@
 """Two processes share the batches: the run of one process, on replicas that stay the same bits."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,10 +16,14 @@ from tiny_models import build
 from tiny_runs import Losses, make_trainer, weights
 
 import zotune
+from zotune.rates import measure
 
 SIZE, STEPS = 25, 5
 """25 rows in batches of 8: the last batch of an epoch has one row, so that rank 1 has none."""
 
+SHARES: dict[int, dict[str, Any]] = {
+    world: {"per_device_train_batch_size": 4 // world, "gradient_accumulation_steps": 2} for world in (1, 2)
+}
 METHODS = {
     "MeZO": lambda groups: zotune.MeZO(groups, lr=1e-3, seed=3),
     "MeZOSVRG": lambda groups: zotune.MeZOSVRG(groups, lr=1e-3, lr_minibatch=1e-3, period=2, seed=3),
@@ -28,11 +33,15 @@ METHODS = {
 def run(folder: Path, method: str, world: int, **arguments: Any) -> dict[str, Any]:
     """Train; the losses, the cost and the checksum of the weights."""
     losses = Losses()
-    settings = {"per_device_train_batch_size": 4 // world, "gradient_accumulation_steps": 2, "max_steps": STEPS}
-    trainer = make_trainer(folder, method=METHODS[method], train=SIZE, callbacks=[losses], **(settings | arguments))
+    measuring = make_trainer(folder / "rate", method=METHODS[method], train=SIZE, **SHARES[world])
+    optimizer: Any = measuring.create_optimizer()
+    rate = measure(optimizer, measuring.step_batches(6), steps=lambda _: 50, schedule="constant", factor=1.0)
+    settings = SHARES[world] | {"max_steps": STEPS} | arguments
+    trainer = make_trainer(folder, method=METHODS[method], train=SIZE, callbacks=[losses], **settings)
     trainer.train(resume_from_checkpoint=(folder / "checkpoint-2").is_dir() or None)
     metrics = trainer.evaluate()
     return {
+        "rate": dataclasses.asdict(rate),
         "losses": losses.values,
         "cost": [trainer.queries, trainer.forwards],
         "digest": zotune.digest(trainer.model.parameters()),
@@ -94,6 +103,15 @@ def test_two_ranks_make_the_steps_of_one_process(tmp_path: Path, ranks: list[dic
         assert found["cost"] == alone["cost"]
         assert found["weights"] == pytest.approx(alone["weights"], abs=2e-4)
         assert found["evaluation"] == pytest.approx(alone["evaluation"], abs=1e-3)
+
+
+def test_a_rate_is_measured_on_whole_steps(tmp_path: Path, ranks: list[dict[str, Any]]) -> None:
+    """Two micro-batches on each of two ranks, or on one: 8 rows, and 1 in the last of the four steps."""
+    assert ranks[0]["MeZO"]["rate"] == ranks[1]["MeZO"]["rate"]
+    found, alone = ranks[0]["MeZO"]["rate"], run(tmp_path, "MeZO", 1)["rate"]
+    assert found["forwards"] == alone["forwards"]
+    assert found["rate"]["lr"] == pytest.approx(alone["rate"]["lr"], rel=1e-2)
+    assert found["forwards"] < 8 * found["queries"]
 
 
 @pytest.mark.parametrize("method", list(METHODS))

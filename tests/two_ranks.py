@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from zotune import FZOO, LOREN, LOZO, DataParallel, HiZOO, MeZO, MeZOSVRG, NonFiniteLossError, ZOAdam, digest
+from zotune.rates import suggest_rate
 
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "MeZO": (MeZO, {}),
@@ -142,6 +144,26 @@ def not_finite(rank: int) -> dict[str, Any]:
     return report
 
 
+def measured(rank: int) -> dict[str, Any]:
+    """The rate on halves of the batches, on whole ones, and where one rank's loss is NaN."""
+    share = (slice(0, 4), slice(4, 8))[rank]
+
+    def rate(rows: slice, evaluator: Any = None, factor: float = 1.0) -> Any:
+        model = model_of()
+        optimizer = MeZO(model.named_parameters(), lr=0.0, evaluator=evaluator)
+        batches = [batch(step)[rows] for step in range(12)]
+        closures = [(lambda x=x: loss(model, x) * factor) for x in batches]
+        return suggest_rate(optimizer, closures, steps=100)
+
+    shared, alone = rate(share, DataParallel()), rate(slice(0, 8))
+    report = {"shared": dataclasses.asdict(shared), "alone": dataclasses.asdict(alone), "message": ""}
+    try:
+        rate(share, DataParallel(), float("nan") if rank == 1 else 1.0)
+    except NonFiniteLossError as error:
+        report["message"] = str(error)
+    return report
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)
@@ -152,6 +174,7 @@ def main(rank: int, folder: Path) -> None:
         "micro": micro_batches(rank, counter),
         "empty": empty_share(rank),
         "nan": not_finite(rank),
+        "rate": measured(rank),
     }
     (folder / f"{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()

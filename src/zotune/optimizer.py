@@ -29,6 +29,9 @@ ParamsT: TypeAlias = Iterable[Any]
 TellHook: TypeAlias = Callable[["ZerothOrder", Sequence[float]], None]
 """Called as hook(optimizer, losses) before an update."""
 
+_RATES = ("lr", "lr_minibatch")
+"""Entries of groups that a hook may set for one step."""
+
 
 class _Probes:
     """The weights of an optimizer's probes, for its evaluator; see `zotune.evaluators.base.Writer`."""
@@ -70,6 +73,7 @@ class ZerothOrder(Slotted):
         queries: forward passes used up.
         last_loss: mean loss of the last step, or None.
         last_losses: losses of its plan, all that `tell` needs to repeat the step.
+        last_rates: the learning rates that it was made with, by group.
         arguments: those it was made with by their names, without the parameters.
 
     Raises:
@@ -114,6 +118,7 @@ class ZerothOrder(Slotted):
         self.queries = 0
         self.last_loss: float | None = None
         self.last_losses: tuple[float, ...] = ()
+        self.last_rates: tuple[float, ...] = ()
         self._sums: list[float] = []
         self._weight = 0.0
         self._evaluated: list[Slot] | None = None
@@ -203,7 +208,8 @@ class ZerothOrder(Slotted):
     def register_tell_hook(self, hook: TellHook) -> RemovableHandle:
         """Call a function with the optimizer and the losses of each step, before the weights are touched.
 
-        If it raises an exception, the step is not made, and `step()` makes it again from the same losses.
+        If it raises an exception, the step is not made, and `step()` makes it again from the same losses.  Rates that
+        it sets hold for this step alone: schedulers of torch go on from those that were there.
         """
         handle = RemovableHandle(self._listeners)
         self._listeners[handle.id] = hook
@@ -229,18 +235,30 @@ class ZerothOrder(Slotted):
         slots = self._active()
         self._refresh(slots)
         self._check_update(slots)
-        for hook in tuple(self._listeners.values()):
-            hook(self, losses)
-        with delayed():
-            self._update(slots, losses)
-            self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
-            self.queries += len(plan)
-            self.t += 1
-            self._sums, self._weight, self._recalled = (
-                [],
-                0.0,
-                None,
-            )  # here: a request to stop is answered at the end of this block
+        with self._rates_kept():
+            for hook in tuple(self._listeners.values()):
+                hook(self, losses)
+            with delayed():
+                self._update(slots, losses)
+                self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
+                self.last_rates = tuple(float(group["lr"]) for group in self.param_groups)
+                self.queries += len(plan)
+                self.t += 1
+                # here: a request to stop is answered at the end of this block
+                self._sums, self._weight, self._recalled = [], 0.0, None
+
+    @contextmanager
+    def _rates_kept(self) -> Iterator[None]:
+        """The groups' rates are afterwards what they were."""
+        if not self._listeners:
+            yield
+            return
+        before = [{name: group[name] for name in _RATES if name in group} for group in self.param_groups]
+        try:
+            yield
+        finally:
+            for group, rates in zip(self.param_groups, before, strict=True):
+                group.update(rates)
 
     def _check_update(self, slots: Sequence[Slot]) -> None:
         """Raise ValueError if the coming update cannot be made."""

@@ -41,7 +41,7 @@ class Pace:
     """Lets the rate of a run follow the slopes; see the equations above.
 
     An instance is a hook of the optimizer, and multiplies the rate that the groups have when an update begins, a
-    schedule's or their own::
+    schedule's or their own, for that update::
 
         optimizer.register_tell_hook(Pace(rate, rows=16))
 
@@ -66,23 +66,18 @@ class Pace:
             self._limit, self._before = rate.step / rate.lr, UNMEASURED  # the measurement counts as so many steps
             self._growth = min(1.0, math.inf if rows is None else rows / 2.0 * rate.spread / rate.curvature)
         self._step = -1  # whose update is being made
-        self._base: list[float] = []
-        self._given: list[float] = []
 
     def __call__(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
         """Set the rates of the update that is about to be made from these losses."""
-        groups = optimizer.param_groups
         if optimizer.t != self._step:  # an update that failed is made again from the same losses
             self._take(optimizer, losses)
-            present = [float(group["lr"]) for group in groups]
-            if present != self._given:  # a schedule has set them anew
-                self._base = present
             self._step = optimizer.t
         factor = self.factor(normalised=isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO))
         factor *= min(1.0, (optimizer.t + 1) / (self.warm_up + 1))
-        self._given = [base * factor for base in self._base]
-        for group, rate in zip(groups, self._given, strict=True):
-            group["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = float(group["lr"]) * factor
+            if "lr_minibatch" in group and not (group.get("initial_lr") or group.get("max_lr")):
+                group["lr_minibatch"] *= factor  # with a scheduler it follows lr by itself
 
     def factor(self, *, normalised: bool = False) -> float:
         """By what the rate is multiplied, with the present mean."""

@@ -33,12 +33,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn, Protocol
 
 import torch
 
+from zotune.checks import check_count, check_number
 from zotune.estimators import Probe
 from zotune.evaluators import Closure, NonFiniteLossError
 from zotune.methods import MeZOSVRG
@@ -60,6 +61,9 @@ TUNINGS: Final = {"lora": 2.0, "prefix": 1.5, "prompt": 1.5}
 
 QUERIES: Final = 48
 """Forward passes that the measurement takes about; a third as many and more find the length of its probes."""
+
+DIRECTIONS: Final = 12
+"""Most directions of a step that are measured."""
 
 _SHARES: Final = {"constant": 1.0, "linear": 1.0 / 3.0, "cosine": 3.0 / 8.0, "adaptive": 1.0 / 3.0}
 """sum_t s_t^2 / T of each schedule."""
@@ -113,9 +117,12 @@ def suggest_rate(
 ) -> Rate | None:
     """A learning rate for an optimizer that has made no step.  The weights are not written.
 
+    With `zotune.DataParallel` all ranks call it, each with the losses of a share of equal size, and get the same rate.
+
     Args:
         optimizer: of the method, with any rate; its directions are used up, so make another one to train with.
-        closures: a loss each, on different batches; `batches_for` says how many are useful.
+        closures: a loss each, on different batches as large as those of the run's steps; `batches_for` says how many
+            are useful.
         steps: of the run; without it only a share of the best single step is known to be safe.
         factor: times eta_T, beside that of the method; see `TUNINGS`.
         schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (linear, with `zotune.Pace`).
@@ -125,50 +132,131 @@ def suggest_rate(
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite.
-        ValueError: there is no such schedule.
+        ValueError: there is no closure or no such schedule, a number is out of range, or groups differ in ``eps``.
     """
-    return measure(optimizer, closures, steps=steps, schedule=schedule, factor=factor)[0]
+    if steps is not None:
+        check_count("steps", steps)
+    check_number("factor", factor, above=0.0)
+    batches = [_Alone(closure) for closure in closures]
+    planned = None if steps is None else lambda _: steps
+    return measure(optimizer, batches, steps=planned, schedule=schedule, factor=factor).rate
+
+
+class Batch(Protocol):
+    """The examples of one step."""
+
+    @property
+    def rows(self) -> int:
+        """Their number, all ranks together."""
+
+    def losses(self, optimizer: ZerothOrder, plan: Sequence[Probe]) -> list[float]:
+        """Their mean loss at the probes, the same on all ranks."""
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """The batch of a closure."""
+
+    closure: Closure
+    rows: int = 1
+
+    def losses(self, optimizer: ZerothOrder, plan: Sequence[Probe]) -> list[float]:
+        return optimizer.evaluator.merge(losses_at(optimizer, plan, self.closure), 1.0, optimizer.t)
+
+
+def losses_at(optimizer: ZerothOrder, plan: Sequence[Probe], closure: Closure) -> list[float]:
+    """The closure's losses at probes along the optimizer's directions of the present step, of this rank alone."""
+    slots = optimizer._active()
+    optimizer._refresh(slots)
+    return optimizer.evaluator.evaluate(slots, plan, _Probes(optimizer), closure, optimizer.t)
+
+
+@dataclass
+class Measurement:
+    """What a measurement has found and taken.
+
+    Attributes:
+        rate: None where the loss has no positive curvature.
+        queries: forward passes over a batch.
+        forwards: forward passes of one example.
+    """
+
+    rate: Rate | None = None
+    queries: int = 0
+    forwards: int = 0
 
 
 @torch.no_grad()
 def measure(
-    optimizer: ZerothOrder, closures: Iterable[Closure], *, steps: int | None, schedule: str, factor: float
-) -> tuple[Rate | None, int]:
-    """See `suggest_rate`; besides, the forward passes over a batch that it took."""
+    optimizer: ZerothOrder,
+    batches: Sequence[Batch],
+    *,
+    steps: Callable[[int], int] | None,
+    schedule: str,
+    factor: float,
+) -> Measurement:
+    """See `suggest_rate`.
+
+    Args:
+        steps: of the run, when the measurement has taken so many forward passes of one example.
+    """
     if schedule not in _SHARES:
         raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(_SHARES)}")
-    batches, queries = list(closures), 0
-    noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps)
-    stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
-    passes = 2 * optimizer.estimator.directions + 1
-    few = batches[: max(3, math.ceil(len(batches) / 3))]
+    if not batches:
+        raise ValueError("a rate is measured on batches of the run: give a closure for each of two or more")
+    if len({float(group["eps"]) for group in optimizer.param_groups}) > 1:
+        raise ValueError("a rate is measured along directions of one length: give all groups the same eps")
+    spent = Measurement()
+
+    def samples(of: Sequence[Batch], length: float) -> list[_Sample] | None:
+        return _samples(optimizer, of, length, spent)
+
+    few = batches[: math.ceil(len(batches) / 3)]
     for length in LENGTHS:
-        samples = _samples(optimizer, few, length, stride)
-        queries += len(few) * passes
-        if samples is None:
+        found = samples(few, length)
+        if found is None and length == LENGTHS[0]:  # not that far, then
+            length = 1.0
+            found = samples(few, length)
+            if found is None:
+                _raise_non_finite(optimizer, few, length)
+        if found is None:
             break
-        rise = _rise(optimizer, samples, length)
-        if rise > 0.0 and _certain(samples):
+        rise = _rise(optimizer, found, length)
+        if rise > 0.0 and _certain(found):
             # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
             far = min(max(length * math.sqrt(THETA / rise), 1.0), LENGTHS[-1])
-            found = _samples(optimizer, batches, far, stride)
-            queries += len(batches) * passes
-            return None if found is None else _rate(optimizer, found, queries, noisy, factor), queries
-    return None, queries
+            found = samples(batches, far) or found
+            noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps(spent.forwards))
+            spent.rate = _rate(optimizer, found, spent.queries, noisy, factor)
+            break
+        if length < LENGTHS[0]:
+            break
+    return spent
 
 
-def _samples(optimizer: ZerothOrder, batches: Sequence[Closure], length: float, stride: int) -> list[_Sample] | None:
+def _samples(
+    optimizer: ZerothOrder, batches: Sequence[Batch], length: float, spent: Measurement
+) -> list[_Sample] | None:
     """Samples on all batches; None where probes are too long for the loss to be finite."""
+    stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
     samples = []
-    try:
-        for closure in batches:
-            samples.append(_sample(optimizer, closure, length))
-            optimizer.t += stride
-    except NonFiniteLossError:
-        if length == LENGTHS[0]:
-            raise
-        return None
+    for batch in batches:
+        plan = _plan(optimizer, length)
+        spent.queries += len(plan)
+        spent.forwards += len(plan) * batch.rows
+        try:
+            samples.append(_sample(optimizer, batch, length))
+        except NonFiniteLossError:
+            return None
+        optimizer.t += stride
     return samples
+
+
+def _raise_non_finite(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> NoReturn:
+    """Raise the error of the probes, which were too long or began at weights whose loss is not finite."""
+    for batch in batches:
+        _sample(optimizer, batch, length)
+    raise AssertionError("the loss was not finite, and now is")
 
 
 def _rise(optimizer: ZerothOrder, samples: Sequence[_Sample], length: float) -> float:
@@ -193,27 +281,42 @@ def _error(samples: Sequence[_Sample]) -> float:
     return statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
 
 
+def _probed(optimizer: ZerothOrder) -> int:
+    """Directions of a step along which it is measured; they stand for the others."""
+    return min(DIRECTIONS, optimizer.estimator.directions)
+
+
 def batches_for(optimizer: ZerothOrder) -> int:
-    """Batches that a probe of about `QUERIES` forward passes takes, 3 or more."""
-    return max(3, QUERIES // (2 * optimizer.estimator.directions + 1))
+    """Batches that a probe of about `QUERIES` forward passes takes, 2 or more."""
+    return max(2, QUERIES // (2 * _probed(optimizer) + 1))
 
 
-def _sample(optimizer: ZerothOrder, closure: Closure, length: float) -> _Sample:
-    eps, directions = float(optimizer.param_groups[0]["eps"]), optimizer.estimator.directions
-    slots = optimizer._active()
-    optimizer._refresh(slots)
-    plan = [Probe(0, 0), *(Probe(k, sign * length) for k in range(directions) for sign in (1.0, -1.0))]
-    here, *around = optimizer.evaluator.evaluate(slots, plan, _Probes(optimizer), closure, optimizer.t)
+def _plan(optimizer: ZerothOrder, length: float) -> list[Probe]:
+    around = [Probe(k, sign * length) for k in range(_probed(optimizer)) for sign in (1.0, -1.0)]
+    return [Probe(0, 0), *around]
+
+
+def most_queries(optimizer: ZerothOrder) -> int:
+    """Forward passes over a batch that a measurement takes at most."""
+    count, passes = batches_for(optimizer), 2 * _probed(optimizer) + 1
+    return (len(LENGTHS) * math.ceil(count / 3) + count) * passes
+
+
+def _sample(optimizer: ZerothOrder, batch: Batch, length: float) -> _Sample:
+    eps = float(optimizer.param_groups[0]["eps"])
+    here, *around = batch.losses(optimizer, _plan(optimizer, length))
     pairs = list(zip(around[0::2], around[1::2], strict=True))
     slopes = [(plus - minus) / (2.0 * length * eps) for plus, minus in pairs]
     curvatures = [(plus + minus - 2.0 * here) / (length * eps) ** 2 for plus, minus in pairs]
     # What the method's own plan would see, to second order: its probes are of length 1.
+    count = len(slopes)
     losses = [
-        here + p.sign * eps * slopes[p.query] + (p.sign * eps) ** 2 / 2 * curvatures[p.query]
+        here + p.sign * eps * slopes[p.query % count] + (p.sign * eps) ** 2 / 2 * curvatures[p.query % count]
         for p in optimizer.estimator.plan
     ]
     weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
-    return _Sample(here, slopes, curvatures, weights, spread_of(losses, eps))
+    all_slopes = [slopes[k % count] for k in range(len(weights))]
+    return _Sample(here, all_slopes, curvatures, weights, spread_of(losses, eps))
 
 
 def _rate(
@@ -231,7 +334,8 @@ def _rate(
     run = math.inf
     if noisy is not None:
         run = scale * math.sqrt(2.0 * THETA * loss / (noisy * gain**2 * curvature * length))
-    lr = min(SAFETY * step, factor * FACTORS.get(type(optimizer).__name__, 1.0) * run)
+    own = next((FACTORS[cls.__name__] for cls in type(optimizer).__mro__ if cls.__name__ in FACTORS), 1.0)
+    lr = min(SAFETY * step, factor * own * run)
     return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries)
 
 

@@ -102,14 +102,15 @@ class Portions:
         while True:
             try:
                 with optimizer.all_or_none():
-                    return self._in_portions(inputs, rows, estimate)
+                    return self.in_portions(inputs, rows, estimate)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # Here the error is gone, and with it the activations that its traceback has kept.
-            self._make_smaller(count_rows(inputs))
+            self.make_smaller(count_rows(inputs))
 
-    def _in_portions(self, inputs: Batch, rows: int, estimate: Callable[[Batch, int], float]) -> float:
+    def in_portions(self, inputs: Batch, rows: int, estimate: Callable[[Batch, int], float]) -> float:
+        """The mean of what ``estimate`` returns for portions of a micro-batch; see `estimate`."""
         size = count_rows(inputs)
         most = self.rows or size
         if size <= most:
@@ -122,7 +123,8 @@ class Portions:
                 total += estimate(cut(inputs, first, last, size), weight) * weight
         return total / max(1, rows)
 
-    def _make_smaller(self, size: int) -> None:
+    def make_smaller(self, size: int) -> None:
+        """Halve the portions after memory has run out for a micro-batch of ``size`` rows; see `estimate`."""
         had = min(self.rows or size, size)
         if not self.halve or had <= 1:
             raise MemoryShortError(had, halved=self.halve)

@@ -26,7 +26,8 @@ from .loss import (
     wide_loss,
     with_exact_loss,
 )
-from .portions import Portions, cut
+from .measuring import StepBatch
+from .portions import Portions
 from .randomness import lent
 from .replicas import check_replicas
 from .sampling import Batch, KeyedSampler, StepRows, count_rows, first_rows, rank_batches, share_step
@@ -332,21 +333,20 @@ class ZOTrainer(Lifecycle):
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
 
-    def losses(self, count: int, *, most: int | None = None) -> list[Closure]:
-        """The loss on each of the first ``count`` batches of the training order; where there are fewer, they come
-        again.  With ``most`` a forward pass has at most so many rows."""
-        model = self._module.eval()
-        batches = [self._prepare_inputs(b) for b in itertools.islice(self.get_train_dataloader(), count)]
-        losses = [self._loss_in_portions(model, batch, most) for batch in batches]
-        return list(itertools.islice(itertools.cycle(losses), count))
-
-    def _loss_in_portions(self, model: nn.Module, inputs: Batch, most: int | None) -> Closure:
-        size = count_rows(inputs)
-        if most is None or size <= most:
-            return self._loss_on(model, inputs)
-        ends = [(first, min(first + most, size)) for first in range(0, size, most)]
-        parts = [(self._loss_on(model, cut(inputs, *end, size)), end[1] - end[0]) for end in ends]
-        return lambda: sum(float(loss()) * rows for loss, rows in parts) / size
+    def step_batches(self, count: int) -> list[StepBatch]:
+        """The batches of the first ``count`` steps of the training order, which a rate can be measured on; where there
+        are fewer, they come again."""
+        loader, each, world = self.get_train_dataloader(), self.args.gradient_accumulation_steps, self.args.world_size
+        micro = [self._prepare_inputs(batch) for batch in itertools.islice(loader, count * each)]
+        batches = []
+        for first in range(0, len(micro), each):
+            own = micro[first : first + each]
+            rows = StepRows(own=[count_rows(batch) for batch in own], total=sum(map(count_rows, own)))
+            if world > 1 and self._sampler is not None:
+                numbers, rank = range(first, first + len(own)), self.args.process_index
+                rows = share_step(self._sampler.size, self._train_batch_size, numbers, world, rank)
+            batches.append(StepBatch(own, rows, partial(self._loss_on, self._module.eval()), self._portions))
+        return list(itertools.islice(itertools.cycle(batches), count))
 
     def _loss_on(self, model: nn.Module, inputs: Batch) -> Closure:
         def alone() -> float | torch.Tensor:
@@ -389,9 +389,9 @@ class ZOTrainer(Lifecycle):
     def step_cost(self) -> StepCost:
         """Loss and cost of the step that the optimizer has just made."""
         assert self._inner is not None
-        lr = float(self._inner.param_groups[0]["lr"])
         optimizer = self.zeroth_order
         if optimizer is None:
+            lr = float(self._inner.param_groups[0]["lr"])
             mean = self._first_order_loss
             if self.args.world_size > 1:
                 total = torch.tensor(mean, dtype=torch.float64, device=self.args.device)
@@ -400,4 +400,5 @@ class ZOTrainer(Lifecycle):
             return StepCost(loss=mean, lr=lr, queries=1, rows=self._rows.total, backwards=1)
         queries = optimizer.queries - self._queries_before
         assert optimizer.last_loss is not None, "the optimizer has just made a step"
+        lr = optimizer.last_rates[0]  # with its pace
         return StepCost(loss=optimizer.last_loss, lr=lr, queries=queries, rows=self._rows.total, backwards=0)

@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, MEASURED, TrainConfig
 from zotune.hf.pacing import PaceKeeper
-from zotune.hf.portions import MemoryShortError, is_out_of_memory
-from zotune.hf.trainer import OptimizerFactory, ZOTrainer
+from zotune.hf.trainer import OptimizerFactory
 from zotune.rates import TUNINGS, Rate, batches_for, measure
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
@@ -42,6 +39,7 @@ def measured_rate(
     seed: int,
     order_seed: int,
     prepare: Callable[[OptimizerFactory], None],
+    whole_budget: bool = False,
 ) -> Measured:
     """Measure the rate along directions of the method, on the first batches of the run.
 
@@ -49,12 +47,13 @@ def measured_rate(
 
     Args:
         config: resolved settings with ``lr="auto"``.
-        machine: where the run runs; the first of several processes decides.
+        machine: where the run runs; all of its processes take part.
         parts: model, rows and objective.
         folder: for what the library's arguments name; nothing is written there.
         seed: of the directions.
         order_seed: of the order of the examples.
         prepare: called with what makes the optimizer, before the clock of the measurement runs.
+        whole_budget: whether what it takes is no part of the budget of the run.
 
     Raises:
         MemoryShortError: there is not enough memory, and batches may not be halved.
@@ -69,12 +68,19 @@ def measured_rate(
     )
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, ZerothOrder)
-    queries = batches_for(optimizer) * (2 * optimizer.estimator.directions + 1)
-    rows = trainer.args.train_batch_size * machine.processes
-    steps = steps_of(_after(config, 2 * queries * rows), len(parts.train))
-    halve = config.on_out_of_memory == "halve"
-    rate, spent_queries = _suggested(trainer, config, optimizer, steps, halve=halve)
-    rate, forwards = _agreed(rate, machine), rows * spent_queries
+
+    def steps(forwards: int) -> int:
+        return steps_of(config if whole_budget else _after(config, forwards), len(parts.train))
+
+    assert config.lr_scheduler_type is not None
+    found = measure(
+        optimizer,
+        trainer.step_batches(batches_for(optimizer)),
+        steps=steps,
+        schedule=config.lr_scheduler_type,
+        factor=TUNINGS.get(config.tuning or "", 1.0),
+    )
+    rate, forwards = found.rate, found.forwards
     spent = {"forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
@@ -91,24 +97,6 @@ def measured_rate(
         f" directions, in {rate.queries} queries ({forwards:,} forward passes of one example)."
     )
     return Measured(chosen, forwards, facts, sentence)
-
-
-def _suggested(
-    trainer: ZOTrainer, config: TrainConfig, optimizer: ZerothOrder, steps: int, *, halve: bool
-) -> tuple[Rate | None, int]:
-    """See `zotune.rates.measure`; in forward passes of fewer rows where memory runs out and that is wanted."""
-    assert config.lr_scheduler_type is not None
-    factor, rows = TUNINGS.get(config.tuning or "", 1.0), trainer.args.train_batch_size
-    while True:
-        try:
-            losses = trainer.losses(batches_for(optimizer), most=rows)
-            return measure(optimizer, losses, steps=steps, schedule=config.lr_scheduler_type, factor=factor)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if not halve or rows == 1:
-            raise MemoryShortError(rows, halved=halve)
-        rows = (rows + 1) // 2  # here the error is gone, and with it what its traceback has kept
 
 
 def pace_of(facts: Mapping[str, Any], rows: int) -> PaceKeeper:
@@ -129,12 +117,3 @@ def _after(config: TrainConfig, forwards: int) -> TrainConfig:
     if config.budget_queries is None:
         return config
     return dataclasses.replace(config, budget_queries=max(1, config.budget_queries - forwards))
-
-
-def _agreed(rate: Rate | None, machine: Machine) -> Rate | None:
-    """That of the first process, for all."""
-    if machine.processes == 1:
-        return rate
-    shared: list[Any] = [rate and dataclasses.asdict(rate)]
-    dist.broadcast_object_list(shared, src=0)
-    return None if shared[0] is None else Rate(**shared[0])

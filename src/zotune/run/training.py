@@ -300,7 +300,7 @@ class TrainingRun:
         self.config.validate()
         machine = choose_machine(self.config, self.say)
         with quiet_libraries(self.say), tempfile.TemporaryDirectory() as folder:
-            measured = self._measured_rate(machine, self._load(machine), Path(folder))
+            measured = self._measured_rate(machine, self._load(machine), Path(folder), whole_budget=True)
         assert isinstance(measured.config.lr, float)
         return measured.config.lr, measured.forwards
 
@@ -324,7 +324,7 @@ class TrainingRun:
         if budget is not None and (share := measured.forwards / (budget + measured.forwards)) > TENTH:
             self.say(f"That is {share:.0%} of --budget_queries; a number as --lr takes none of it.")
 
-    def _measured_rate(self, machine: Machine, parts: Parts, folder: Path) -> Measured:
+    def _measured_rate(self, machine: Machine, parts: Parts, folder: Path, *, whole_budget: bool = False) -> Measured:
         return measured_rate(
             self.config,
             machine,
@@ -333,6 +333,7 @@ class TrainingRun:
             seed=self._seed("rate"),
             order_seed=self._seed("order"),
             prepare=partial(self._warm_up, machine),
+            whole_budget=whole_budget,
         )
 
     def _warm_up(self, machine: Machine, factory: OptimizerFactory) -> None:
