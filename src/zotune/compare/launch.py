@@ -12,12 +12,13 @@ from zotune.bench.machine import describe
 from zotune.compare.curves import read_results
 from zotune.compare.plan import Cell, cells_of, place_of
 from zotune.compare.running import Runs
-from zotune.config import ConfigError, config_from_text, notices, shortened
+from zotune.config import AUTO, ConfigError, config_from_text, notices, shortened
 from zotune.config.compare import CompareConfig, read_settings
 from zotune.reports.comparison.tables import Findings
 from zotune.reports.comparison.writing import write_report
 from zotune.run.launch import write_path
 from zotune.run.lock import FolderLock
+from zotune.run.rates import most_forwards
 from zotune.run.stops import Terminated, terminable
 
 
@@ -55,6 +56,8 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
         untuned = [e.label for e in config.entries() if e.label not in tuned and e.method not in tuned]
         if untuned:
             say(f"{shortened(config.settings)} has nothing for {', '.join(untuned)}, which run with the defaults.")
+    for cell in cells[: len(config.entries())]:
+        _check_budget(cell)
     runs = Runs(cells, jobs=config.jobs, say=say)
     runs.check()
     try:
@@ -75,6 +78,19 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
     if page is not None:
         write_path(page)
     return 1 if runs.crashed else 0
+
+
+def _check_budget(cell: Cell) -> None:
+    """Refuse a budget that measuring a rate could use up, before there is a run."""
+    settings = config_from_text(cell.given).resolved()
+    if settings.lr != AUTO or settings.budget_queries is None:
+        return
+    most = most_forwards(settings)
+    if settings.budget_queries <= most:
+        raise ConfigError(
+            f"{cell.entry.label}: --lr auto may take {most:,} forward passes, which is all of --budget_queries"
+            f" {settings.budget_queries}; give several times as many, or a number as --lr."
+        )
 
 
 def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from zotune import NonFiniteLossError
-from zotune.config import ConfigError, TrainConfig
+from zotune.config import AUTO, ConfigError, TrainConfig
 from zotune.hf.own import ObjectiveError
 from zotune.hf.portions import MemoryShortError
 from zotune.run.folder import has_steps
@@ -59,9 +59,7 @@ def _guarded(run: TrainingRun) -> int:
     except NonFiniteLossError as error:
         with undisturbed():
             run.finish("non-finite loss")
-            lower = "--lr or --perturbation_scale" if run.config.zeroth_order else "--lr"
-            kept = " The rows so far are kept." if _trained(run) else ""
-            run.say(f"The loss is {error.loss} at step {error.step + 1}; lower {lower}.{kept}")
+            run.say(_non_finite(run, error))
         return 3
     except MemoryShortError as error:
         with undisturbed():
@@ -88,6 +86,17 @@ def _guarded(run: TrainingRun) -> int:
         # Whatever else goes wrong is a defect or the machine's: the person gets a sentence, the log the details.
         return _crashed(run, error)
     return 0
+
+
+def _non_finite(run: TrainingRun, error: NonFiniteLossError) -> str:
+    if run.config.lr == AUTO:
+        return (
+            f"The loss is {error.loss} where --lr auto measures; lower --perturbation_scale, or begin with weights"
+            " whose loss is finite."
+        )
+    lower = "--lr or --perturbation_scale" if run.config.zeroth_order else "--lr"
+    kept = " The rows so far are kept." if _trained(run) else ""
+    return f"The loss is {error.loss} at step {error.step + 1}; lower {lower}.{kept}"
 
 
 def _of_place(error: SafetensorError) -> OSError:

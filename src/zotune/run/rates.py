@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, MEASURED, TrainConfig
 from zotune.hf.pacing import PaceKeeper
 from zotune.hf.trainer import OptimizerFactory
-from zotune.rates import TUNINGS, Rate, batches_for, measure
+from zotune.rates import TUNINGS, Rate, batches_for, measure, most_queries
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
@@ -87,8 +89,11 @@ def measured_rate(
         minibatch = algorithm.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
         kept = config.lr_scheduler_type if config.lr_scheduler_type != "adaptive" else "constant"  # nothing to follow
         cautious = dataclasses.replace(config, lr=algorithm.lr, lr_mezosvrg_mb=minibatch, lr_scheduler_type=kept)
-        told = f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, which is cautious"
-        return Measured(cautious, forwards, {MEASURED: {"lr": algorithm.lr, **spent}}, f"{told}.")
+        told = (
+            f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, {kept}, a guess"
+            " on the careful side."
+        )
+        return Measured(cautious, forwards, {MEASURED: {"lr": algorithm.lr, **spent}}, told)
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
     facts = {MEASURED: {**dataclasses.asdict(rate), **spent}}
@@ -97,6 +102,15 @@ def measured_rate(
         f" directions, in {rate.queries} queries ({forwards:,} forward passes of one example)."
     )
     return Measured(chosen, forwards, facts, sentence)
+
+
+def most_forwards(config: TrainConfig) -> int:
+    """Forward passes of one example that `measured_rate` takes at most, of resolved settings."""
+    still = dataclasses.replace(config, lr=0.0, lr_mezosvrg_mb=0.0)
+    number = torch.nn.Parameter(torch.zeros(1))
+    optimizer = optimizer_factory(still, steps_per_epoch=1, seed=0)([{"params": [number], "param_names": ["one"]}])
+    assert isinstance(optimizer, ZerothOrder)
+    return most_queries(optimizer) * config.batchsize
 
 
 def pace_of(facts: Mapping[str, Any], rows: int) -> PaceKeeper:
