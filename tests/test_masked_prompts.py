@@ -13,6 +13,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+import zotune
+from zotune.hf.adapters import Adapter, add_adapter
 from zotune.hf.models import load_classifier, load_tokenizer, prompt_style
 from zotune.hf.prompted import label_word_ids
 from zotune.tasks import get_task
@@ -142,3 +144,27 @@ def test_a_masked_model_answers_at_the_mask_between_two_texts(tmp_path: Any) -> 
     words = tokenizer.convert_tokens_to_ids(["Yes", "Maybe", "No"])
     torch.testing.assert_close(output.logits, torch.stack([plain[i, places[i], words] for i in range(2)]))
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(output.logits, labels))
+
+
+def test_lora_of_a_masked_model_begins_as_it_answers_and_trains(tmp_path: Any) -> None:
+    """Its adapters are tried on tokens among which there must be a mask."""
+    name = str(tiny_models.save(tmp_path / "model", "roberta"))
+    tokenizer, task = load_tokenizer(name), get_task("mnli")
+    model = load_classifier(name, task, tokenizer=tokenizer, prompted=True)
+    rows = datasets.Dataset.from_list([PAIR, {**PAIR, "premise": "No", "label": 2}])
+    encoded = tokenise(rows, task, tokenizer, 64, prompt="mask")
+    batch = tokenizer.pad(
+        {column: encoded[column][:] for column in ("input_ids", "attention_mask")}, return_tensors="pt"
+    )
+    with torch.no_grad():
+        before = model(**batch).logits
+    adapted = add_adapter(model, Adapter(kind="lora", rank=4), tokenizer=tokenizer, seed=3, name="m")
+    with torch.no_grad():
+        assert torch.equal(adapted(**batch).logits, before)
+    trained = [(name, p) for name, p in adapted.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name, _ in trained)
+    labels = torch.tensor([0, 2])
+    optimizer = zotune.MeZO(trained, lr=1e-2, eps=1e-2)
+    losses = [optimizer.step(lambda: adapted(**batch, labels=labels).loss) for _ in range(40)]
+    assert losses[-1] < losses[0]
