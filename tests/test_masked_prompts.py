@@ -150,6 +150,8 @@ def test_lora_of_a_masked_model_begins_as_it_answers_and_trains(tmp_path: Any) -
     """Its adapters are tried on tokens among which there must be a mask."""
     name = str(tiny_models.save(tmp_path / "model", "roberta"))
     tokenizer, task = load_tokenizer(name), get_task("mnli")
+    tokenizer.mask_token = "bad"  # not one of the first few
+    assert tokenizer.mask_token_id > 4
     model = load_classifier(name, task, tokenizer=tokenizer, prompted=True)
     rows = datasets.Dataset.from_list([PAIR, {**PAIR, "premise": "No", "label": 2}])
     encoded = tokenise(rows, task, tokenizer, 64, prompt="mask")
