@@ -381,12 +381,12 @@ def test_first_order_runs_that_were_stopped_begin_again(workshop, capsys):
 
 def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
     words = ("--model_name", "embedded", "--algorithms", "ZO --lr auto,LOZO", "--trials", "1", "--evaluations", "2")
-    command = ["compare", *words, "--samplesize", "32", "--samplesize_validation", "8", "--budget_queries", "1600"]
+    command = ["compare", *words, "--samplesize", "32", "--samplesize_validation", "8", "--budget_queries", "3200"]
     assert main([*command, "--out", "out"]) == 0
     capsys.readouterr()
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
-    assert costs == {"ZO --lr auto": 1600.0, "LOZO": 1600.0}
+    assert costs == {"ZO --lr auto": 3200.0, "LOZO": 3200.0}
 
 
 def test_a_killed_run_is_said_and_the_others_are_reported(workshop, capsys, monkeypatch):

@@ -22,10 +22,11 @@ SHARED = (
     *("--model_name", "../model", "--data_dir", "../data", "--samplesize", "24", "--samplesize_validation", "8"),
     *("--batchsize", "8", "--max_seq_length", "24", "--device", "cpu", "--evaluations", "2"),
 )
+ONCE = ("--confirmations", "0")
 
 
 def sweep(capsys, *words, code=0):
-    ended = main(["sweep", *SHARED, *words])
+    ended = main(["sweep", *SHARED, *(() if "--confirmations" in words else ONCE), *words])
     out, err = capsys.readouterr()
     assert ended == code, err
     assert "Traceback" not in err
@@ -121,6 +122,41 @@ def test_a_grid_is_tried_once_whole(workshop, capsys):
     assert tried == {(1e-3, 2), (1e-3, 4), (1e-4, 2), (1e-4, 4)}
     sweep(capsys, *words, "--budget_queries", "64", "--out", "out")
     assert len(study(workshop, "ZO").trials) == 4
+
+
+def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, capsys, monkeypatch):
+    """Of five rates the best one diverges in trial 1 and the next one is bad there, so the third is taken."""
+    from zotune.sweep import study as searching
+
+    rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": rates}}))
+    real, asked = searching._executed, []
+
+    def executed(settings, watcher):
+        asked.append((settings.lr, settings.trial))
+        real(settings, watcher)
+        first = 0.1 * (1 + rates.index(settings.lr))  # the first rate is best
+        again = {1e-3: None, 2e-3: 2.0}.get(settings.lr, first)
+        value = first if settings.trial == 0 else again
+        watcher.latest = {} if value is None else {"loss": value}
+
+    monkeypatch.setattr(searching, "_executed", executed)
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
+    words = (*words, "--budget_queries", "64", "--confirmations", "1", "--out", "out")
+    _, err = sweep(capsys, *words)
+    assert asked[5:] == [(1e-3, 1), (2e-3, 1), (3e-3, 1), (4e-3, 1)]  # until three have not diverged
+    assert json.loads((workshop / "out" / "best.json").read_text()) == {"ZO": {"lr": 3e-3}}
+    assert "the best one, validation loss 0.3000 (mean of 2 draws):" in err
+    assert "ZO: all runs took 576 forward passes" in err
+    with (workshop / "out" / "trials.csv").open() as lines:
+        rows = {float(row["lr"]): row for row in csv.DictReader(lines)}
+    assert [rows[rate]["draws"] for rate in rates] == ["2", "2", "2", "2", "1"]
+    assert float(rows[2e-3]["mean_loss"]) == pytest.approx(1.1)
+    assert rows[1e-3]["mean_loss"] == "inf"
+    sweep(capsys, *words)
+    assert len(asked) == 9  # nothing is done again
+    sweep(capsys, *words, "--confirmations", "2")
+    assert asked[9:] == [(2e-3, 2), (3e-3, 2), (4e-3, 2)]  # what has diverged is known well enough
 
 
 def test_a_budget_for_all_runs_of_a_method(workshop, capsys):

@@ -58,6 +58,12 @@ class SweepConfig:
     metric: Annotated[str, Flag("sweep", "what of the last evaluation is to be good", choices=("loss", "accuracy"))] = (
         "loss"
     )
+    confirmations: Annotated[
+        int,
+        Flag(
+            "sweep", "runs of each of the three best settings on other draws (trials 1, 2, ...); the best mean counts"
+        ),
+    ] = 1
     prune: Annotated[
         str,
         Flag(
@@ -96,6 +102,8 @@ class SweepConfig:
             "jobs": LARGEST_JOBS,
         }
         check_counts(self, bounds)
+        if not 0 <= self.confirmations <= 1000:
+            raise ConfigError(f"--confirmations must be from 0 to 1000, not {self.confirmations}.")
         self.entries()
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("zotune sweep needs the package optuna; install zotune[sweep].")

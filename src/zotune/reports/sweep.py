@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from optuna.trial import FrozenTrial, TrialState
 
 from zotune.reports.style import DPI, LIGHT
-from zotune.sweep.study import scores_of, spent_by
+from zotune.sweep.study import again_of, mean_of, scores_of, spent_by
 
 _COLUMNS = 4
 
@@ -26,26 +26,28 @@ _COLUMNS = 4
 def write_sweep(out: Path, studies: Mapping[str, optuna.Study], metric: str) -> None:
     """Write ``trials.csv`` and ``sweep.png`` (and .svg) into the folder of a search."""
     trials = {label: study.get_trials(deepcopy=False) for label, study in studies.items()}
-    (out / "trials.csv").write_text(_rows(trials, metric), encoding="utf-8", newline="")
+    (out / "trials.csv").write_text(_rows(studies, trials, metric), encoding="utf-8", newline="")
     for kind in ("png", "svg"):
         (out / f"sweep.{kind}").write_bytes(_draw(trials, metric, kind))
 
 
-def _rows(trials: Mapping[str, list[FrozenTrial]], metric: str) -> str:
+def _rows(studies: Mapping[str, optuna.Study], trials: Mapping[str, list[FrozenTrial]], metric: str) -> str:
     every = [(label, trial) for label, found in trials.items() for trial in found]
     names = sorted({name for _, trial in every for name in trial.params})
     scores = sorted({name for _, trial in every for name in scores_of(trial)} - {"runtime"} | {metric})
     scores = [name for name in scores if "per_second" not in name and "time" not in name and name != "epoch"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "run", "state", "forward_passes", *names, *scores])
+    writer.writerow(["method", "run", "state", "forward_passes", *names, *scores, "draws", f"mean_{metric}"])
     for label, trial in every:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             state = "finished" if trial.state is TrialState.COMPLETE else "broken off"
             state = "diverged" if trial.state is TrialState.COMPLETE and not _finite(trial) else state
             own = scores_of(trial)
             values = [*(trial.params.get(name, "") for name in names), *(own.get(name, "") for name in scores)]
-            writer.writerow([label, trial.number, state, spent_by(trial), *values])
+            again = again_of(studies[label], trial)
+            mean = mean_of(studies[label], trial) if state == "finished" else ""
+            writer.writerow([label, trial.number, state, spent_by(trial), *values, 1 + len(again), mean])
     return text.getvalue()
 
 

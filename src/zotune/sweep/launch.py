@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from zotune.compare.plan import model_and_task
@@ -67,8 +66,9 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
             search.run()
         else:
             crashed = not _side_by_side(config, shared, search.entry, out) or crashed
+        search.confirm()
         _say_best(search, say)
-    best = {search.entry.label: _flags(search, trial) for search in searches if (trial := _best(search)) is not None}
+    best = {search.entry.label: _flags(search, trial) for search in searches if (trial := search.best()) is not None}
     write_best(out / BEST, best)
     write_sweep(out, {search.entry.label: search.study for search in searches}, config.metric)
     if crashed:
@@ -111,29 +111,21 @@ def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: i
         raise SystemExit(130) from None
 
 
-def _best(search: Search) -> FrozenTrial | None:
-    complete = search.trials(TrialState.COMPLETE)
-    finite = [trial for trial in complete if trial.value is not None and abs(trial.value) != float("inf")]
-    if not finite:
-        return None
-    sign = 1.0 if search.study.direction is optuna.study.StudyDirection.MINIMIZE else -1.0
-    return min(finite, key=lambda trial: sign * float(trial.value or 0.0))
-
-
 def _flags(search: Search, trial: FrozenTrial) -> dict[str, Any]:
     """The flags of the method that make a run like the best one."""
     return {**search.entry.given, **trial.params}
 
 
 def _say_best(search: Search, say: Callable[[str], None]) -> None:
-    trial = _best(search)
-    spent = search.spent()
+    trial = search.best()
+    spent = search.spent() + search.spent_again()
     if trial is None:
         say(f"{search.entry.label}: no run came to its end in {spent:,} forward passes; give --space with lower rates.")
         return
     given = {**search.base, **as_given({name: _plain(value) for name, value in trial.params.items()})}
     del given["evaluations"]
-    result = f"validation {search.metric} {trial.value:.4f}"
+    draws = 1 + len(search.again(trial))
+    result = f"validation {search.metric} {search.mean(trial):.4f}" + (f" (mean of {draws} draws)" if draws > 1 else "")
     say(f"{search.entry.label}: all runs took {spent:,} forward passes; the best one, {result}:")
     say("zotune train " + shlex.join(as_words(given)))
     for name, choice in (search.space or {}).items():

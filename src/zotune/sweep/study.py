@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import platform
+import statistics
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +34,12 @@ DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
 
+CANDIDATES: Final = 3
+"""Settings that are run again on other draws."""
+
 ASKING: Final = "ask.lock"
+_AGAIN = "again"
+_AGAIN_SPENT = "again_forwards"
 _MEASURED = "measured"
 _MEASURING = "measuring"
 _PLAN = "plan"
@@ -220,9 +226,13 @@ class Search:
         return len(self.trials(*DONE, TrialState.RUNNING)) >= self.goal
 
     def spent(self) -> int:
-        """Forward passes of one example of all runs and of the measurement before them."""
+        """Forward passes of one example of all runs of the search and of the measurement before them."""
         runs = sum(spent_by(trial) for trial in self.study.get_trials(deepcopy=False))
         return runs + int(self.study.user_attrs.get(_MEASURING, 0))
+
+    def spent_again(self) -> int:
+        """Forward passes of one example of the runs on other draws."""
+        return int(self.study.user_attrs.get(_AGAIN_SPENT, 0))
 
     def _report(self, number: int) -> None:
         trial = self.study.trials[number]
@@ -235,42 +245,118 @@ class Search:
         assert self.space is not None
         chosen = {name: choice.suggest(trial, name) for name, choice in self.space.items()}
         settings = self._settings(chosen)
-        watcher = _Watcher(trial, self._config.metric, 1 if settings.zeroth_order else FIRST_ORDER)
-        # What a run says goes to its folder's rows; a search of a hundred runs would fill the screen.
-        run = TrainingRun(settings, Console(quiet=True), callbacks=[watcher], pictures=False)
+        watcher = _Watcher(self.metric, 1 if settings.zeroth_order else FIRST_ORDER, trial)
         try:
-            run.execute()
-        except optuna.TrialPruned:
-            run.finish("broken off")
-            raise
-        except NonFiniteLossError:
-            run.finish("non-finite loss")
-            watcher.latest = {}
+            _executed(settings, watcher)
         finally:
-            run.close()
             trial.set_user_attr(_SPENT, watcher.spent)
             trial.set_user_attr(_SCORES, {name: v for name, v in watcher.latest.items() if math.isfinite(v)})
-            if run.folder is not None:
-                trial.set_user_attr(_FOLDER, str(run.folder))
-        worst = math.inf if self._config.metric == "loss" else -math.inf
-        value = watcher.latest.get(self._config.metric, math.nan)
-        return worst if math.isnan(value) else value
+            if watcher.folder is not None:
+                trial.set_user_attr(_FOLDER, str(watcher.folder))
+        return watcher.value
+
+    # Settings that one run found good, on other draws.
+
+    def confirm(self) -> None:
+        """Run the best settings again, on other draws, until `CANDIDATES` of them have not diverged in any."""
+        whole = 0
+        for trial in self.ranked():
+            known = self.again(trial)
+            for number in range(len(known) + 1, self._config.confirmations + 1):
+                if not all(map(math.isfinite, known)):
+                    break
+                settings = self._settings({**trial.params, "trial": number})
+                watcher = _Watcher(self.metric, 1 if settings.zeroth_order else FIRST_ORDER)
+                _executed(settings, watcher)
+                known = [*known, watcher.value]
+                self._note(trial, known, watcher.spent)
+            if self._config.confirmations:
+                shown_values = ", ".join(f"{value:.4f}" for value in known)
+                self._say(f"{self.entry.label} [run {trial.number + 1} on other draws]: {self.metric} {shown_values}")
+            whole += math.isfinite(self.mean(trial))
+            if whole == CANDIDATES:
+                return
+
+    def ranked(self) -> list[optuna.trial.FrozenTrial]:
+        """Finished runs that did not diverge, the best one first."""
+        complete = [t for t in self.trials(TrialState.COMPLETE) if t.value is not None and math.isfinite(t.value)]
+        return sorted(complete, key=lambda trial: self._sign * float(trial.value or 0.0))
+
+    def best(self) -> optuna.trial.FrozenTrial | None:
+        """The run whose settings are best in the mean of their draws; only those that were confirmed, if any were."""
+        ranked = self.ranked()
+        confirmed = [trial for trial in ranked if self.again(trial)] or ranked
+        finite = [trial for trial in confirmed if math.isfinite(self.mean(trial))]
+        return min(finite, key=lambda trial: self._sign * self.mean(trial), default=None)
+
+    def again(self, trial: optuna.trial.FrozenTrial) -> list[float]:
+        """The metric of a run's settings on other draws."""
+        return again_of(self.study, trial)
+
+    def mean(self, trial: optuna.trial.FrozenTrial) -> float:
+        """The metric's mean over the draws of a run's settings."""
+        return mean_of(self.study, trial)
+
+    def _note(self, trial: optuna.trial.FrozenTrial, values: list[float], spent: int) -> None:
+        kept = self.study.user_attrs.get(_AGAIN, {})
+        self.study.set_user_attr(_AGAIN, {**kept, str(trial.number): [repr(value) for value in values]})
+        self.study.set_user_attr(_AGAIN_SPENT, int(self.study.user_attrs.get(_AGAIN_SPENT, 0)) + spent)
+
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self.metric == "loss" else -1.0
+
+
+def again_of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> list[float]:
+    """See `Search.again`."""
+    return [float(value) for value in study.user_attrs.get(_AGAIN, {}).get(str(trial.number), [])]
+
+
+def mean_of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> float:
+    """See `Search.mean`."""
+    return statistics.fmean([float(trial.value or 0.0), *again_of(study, trial)])
+
+
+def _executed(settings: TrainConfig, watcher: _Watcher) -> None:
+    """Train.  A run that diverges leaves the watcher without metrics."""
+    # What a run says goes to its folder's rows; a search of a hundred runs would fill the screen.
+    run = TrainingRun(settings, Console(quiet=True), callbacks=[watcher], pictures=False)
+    try:
+        run.execute()
+    except optuna.TrialPruned:
+        run.finish("broken off")
+        raise
+    except NonFiniteLossError:
+        run.finish("non-finite loss")
+        watcher.latest = {}
+    finally:
+        run.close()
+        watcher.folder = run.folder
 
 
 class _Watcher(TrainerCallback):
-    """Tells Optuna each evaluation, and breaks off a run that it thinks little of.
+    """Tells Optuna each evaluation, if it has asked for the run, and breaks off one that it thinks little of.
 
     Attributes:
         latest: metrics of the last evaluation.
         spent: forward passes of one example so far.
+        folder: of the run, once it has ended.
     """
 
-    def __init__(self, trial: optuna.Trial, metric: str, passes: int) -> None:
+    def __init__(self, metric: str, passes: int, trial: optuna.Trial | None = None) -> None:
         self.latest: dict[str, float] = {}
         self.spent = 0
+        self.folder: Path | None = None
         self._trial, self._metric, self._passes = trial, metric, passes
         self._trainer: Any = None
         self._evaluations = 0
+
+    @property
+    def value(self) -> float:
+        """The metric in the end; the worst there is if the run diverged."""
+        worst = math.inf if self._metric == "loss" else -math.inf
+        value = self.latest.get(self._metric, math.nan)
+        return worst if math.isnan(value) else value
 
     def attach(self, trainer: Any) -> None:
         """Remember whose counts are told."""
@@ -290,7 +376,7 @@ class _Watcher(TrainerCallback):
     ) -> None:
         """Tell, and ask."""
         self.latest = {name.removeprefix("eval_"): float(value) for name, value in (metrics or {}).items()}
-        if state.global_step == 0 or self._metric not in self.latest:
+        if self._trial is None or state.global_step == 0 or self._metric not in self.latest:
             return
         self._evaluations += 1
         self._trial.report(self.latest[self._metric], self._evaluations)
