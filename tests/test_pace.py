@@ -2,15 +2,19 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from command_runs import rows_of, shelf, train, workshop
+from command_runs import TINY, rows_of, shelf, stop_after, train, workshop
 from torch import nn
 
 from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
+from zotune.cli import main
+from zotune.hf.trainer import ZOTrainer
 from zotune.pace import MEMORY, RISE, UNMEASURED, Pace
-from zotune.rates import Rate, suggest_rate
+from zotune.rates import Rate, present_curvature, suggest_rate
+from zotune.run.training import TrainingRun
 from zotune.trajectory import Recorder, read
 
 __all__ = ["shelf", "workshop"]
@@ -146,6 +150,38 @@ def test_an_update_that_fails_is_made_again_with_the_same_rate():
     assert optimizer.last_rates[0] == pytest.approx(0.5 * pace.factor())
 
 
+def test_a_curvature_that_is_measured_again_counts_from_then_on():
+    pace = Pace(measured(curvature=40.0), rows=1000)
+    pace.measured(160.0)
+    assert pace.factor() == pytest.approx(math.sqrt(40.0 / 160.0))  # the cost of a step is as planned
+    assert pace.factor(normalised=True) == pytest.approx(math.sqrt(40.0 / 160.0))
+    pace.mean *= 4.0  # it grows as the squared slopes do: h = 640
+    assert pace.factor() == pytest.approx(math.sqrt(40.0 / 640.0 / 4.0))
+    pace.measured(640.0)
+    assert pace.factor() == pytest.approx(math.sqrt(40.0 / 640.0 / 4.0))
+    pace.mean /= 2.0
+    assert pace.factor() == pytest.approx(math.sqrt(40.0 / 640.0 / 2.0))  # and does not fall by itself
+    near = Pace(measured(lr=0.1, step=0.12))
+    near.measured(160.0)
+    assert near.factor() == pytest.approx(1.2 / 4.0)  # eta* of now
+
+
+def test_the_curvature_at_present_weights():
+    """f = |w|^4 / 4: the Hessian's trace is (n + 2) |w|^2."""
+    weight = nn.Parameter(torch.full((400,), 0.1, dtype=torch.float64))
+    closure = lambda: weight.square().sum().square() / 4  # noqa: E731
+    optimizer, before = MeZO([weight], lr=0.0), digest([weight])
+    rate = suggest_rate(optimizer, [closure] * 16)
+    found = present_curvature(optimizer, [closure] * 16, rate)
+    assert 0.95 * 402 * 4.0 < found < 1.15 * 402 * 4.0  # with its error, and at a length
+    assert digest([weight]) == before
+    weight.data.mul_(2.0)
+    found = present_curvature(optimizer, [closure] * 16, rate)
+    assert 0.95 * 402 * 16.0 < found < 1.15 * 402 * 16.0
+    assert present_curvature(optimizer, [lambda: -closure()] * 16, rate) is None
+    assert present_curvature(optimizer, [lambda: closure() * math.nan] * 16, rate) is None
+
+
 def test_without_a_measurement_the_first_steps_stand_for_it():
     weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer, pace = MeZO([weight], lr=0.5, eps=1e-2), Pace()
@@ -212,12 +248,49 @@ def test_runs_with_a_measured_rate_fall_to_zero_and_say_so(capsys):
     assert config["lr_measured"]["spread"] > 0.0
     found = [float(row["lr"]) for row in rows_of(run, "train")]
     assert len(found) == 24
-    assert found[0] < 0.6 * found[1]  # one step to warm up
+    assert found[0] < 0.7 * found[1]  # two steps to warm up
     line = [config["lr"] * (24 - step) / 24 for step in range(24)]
     factors = [rate / planned for rate, planned in zip(found, line, strict=True)]
     assert len({round(factor, 6) for factor in factors}) > 12  # it follows
     assert all(0.1 < factor <= RISE for factor in factors)
     assert found[-1] < 0.3 * max(found)
+
+
+@pytest.mark.usefixtures("workshop")
+@pytest.mark.parametrize("method", ["ZO", "HiZOO"])
+def test_the_curvature_is_measured_on_the_way_and_runs_go_on_with_it(capsys, monkeypatch, method):
+    """Killed before and after it is measured at step 18, with checkpoints and without."""
+    words = ("--algorithm", method, "--lr", "auto", "--epochs", "60", "--evaluations", "4")
+    whole, said = train(capsys, *words)
+    facts = json.loads((whole / "config.json").read_text())["lr_measured"]
+    assert facts["again"] == 1
+    assert facts["forwards"] == 8 * (facts["queries"] + 24)
+    assert f"in {facts['queries']} queries and 24 on the way" in said
+    events = [item for item in read(whole / "trajectory.zo").items() if getattr(item, "kind", "") == "curvature"]
+    assert [event.step for event in events] == [18]
+    assert events[0].facts["value"] > 0.0
+
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    for step, more in ((17, ()), (18, ()), (19, ()), (25, ("--save_ckpt", "--save_every", "0.1"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingRun, "finish", lambda *_: None)
+            stop_after(patch, step, kill)
+            place = f"killed-{step}"
+            with pytest.raises(Killed):
+                main(["train", *TINY, *words, *more, "--results", place])
+        capsys.readouterr()
+        (run,) = (path.parent for path in Path(place).glob("*/*/*/config.json"))
+        with monkeypatch.context() as patch:
+            if step > 18:  # it is not measured a second time
+                patch.setattr(ZOTrainer, "curvature", lambda *_: pytest.fail("measured again"))
+            assert main(["train", "--resume", str(run)]) == 0
+        capsys.readouterr()
+        assert rows_of(run, "train") == rows_of(whole, "train")
 
 
 @pytest.mark.usefixtures("workshop")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zotune.methods import FZOO, LOREN, LOZO, METHODS, HiZOO, MeZO, MeZOSVRG, ZOAdam
     from zotune.optimizer import ZerothOrder
     from zotune.pace import Pace
-    from zotune.rates import Rate, suggest_rate
+    from zotune.rates import Rate, present_curvature, suggest_rate
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ __all__ = [
     "ZOAdam",
     "ZerothOrder",
     "digest",
+    "present_curvature",
     "suggest_rate",
 ]
 
@@ -43,7 +44,7 @@ _HOMES = {
     "zotune.methods": ("FZOO", "HiZOO", "LOREN", "LOZO", "METHODS", "MeZO", "MeZOSVRG", "ZOAdam"),
     "zotune.optimizer": ("ZerothOrder",),
     "zotune.pace": ("Pace",),
-    "zotune.rates": ("Rate", "suggest_rate"),
+    "zotune.rates": ("Rate", "present_curvature", "suggest_rate"),
 }
 
 

@@ -49,7 +49,7 @@ from zotune.rules import Adam, Momentum
 SAFETY: Final = 0.3
 """Share of eta* that is never exceeded."""
 
-THETA: Final = 0.075
+THETA: Final = 0.15
 """Share of the loss that the noise of all steps may cost."""
 
 FACTORS: Final = {"ZOAdam": 0.7, "FZOO": 0.6}
@@ -72,6 +72,8 @@ LENGTHS: Final = (4.0, 32.0, 256.0)
 """Lengths of the first probes, times eps: longer ones where the curvature drowns in the rounding of the losses; no
 probe is longer than the last."""
 
+_OTHERS = 1 << 23  # numbers of queries that no plan has
+
 _SURE = 2.0  # standard errors by which the mean curvature must be above zero
 
 
@@ -87,6 +89,7 @@ class Rate:
         slope: root of the mean of c_k^2; loss per eps.
         spread: v_0, mean variance of the losses of a plan over eps^2.
         queries: forward passes that it took.
+        length: of the probes, times eps.
     """
 
     lr: float
@@ -96,6 +99,7 @@ class Rate:
     slope: float
     spread: float
     queries: int
+    length: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,22 @@ def suggest_rate(
     batches = [_Alone(closure) for closure in closures]
     planned = None if steps is None else lambda _: steps
     return measure(optimizer, batches, steps=planned, schedule=schedule, factor=factor).rate
+
+
+@torch.no_grad()
+def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate: Rate) -> float | None:
+    """The curvature of a rate as it is now, for `zotune.Pace.measured`: it grows in training, most in the first steps.
+
+    Args:
+        optimizer: of the run, between two steps. Neither weights nor optimizer change.
+        closures: two or more, as for `suggest_rate`; each takes three queries.
+        rate: what was measured before the run.
+
+    Returns:
+        The mean along one direction for each closure plus its standard error, or None where it is not certain to be
+        above zero.
+    """
+    return curvature_now(optimizer, [_Alone(closure) for closure in closures], rate.length)
 
 
 class Batch(Protocol):
@@ -225,9 +245,10 @@ def measure(
         if rise > 0.0 and _certain(found):
             # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
             far = min(max(length * math.sqrt(THETA / rise), 1.0), LENGTHS[-1])
-            found = samples(batches, far) or found
+            again = samples(batches, far)
+            found, length = (found, length) if again is None else (again, far)
             noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps(spent.forwards))
-            spent.rate = _rate(optimizer, found, spent.queries, noisy, factor)
+            spent.rate = _rate(optimizer, found, length, spent.queries, noisy, factor)
             break
         if length < LENGTHS[0]:
             break
@@ -319,8 +340,29 @@ def _sample(optimizer: ZerothOrder, batch: Batch, length: float) -> _Sample:
     return _Sample(here, all_slopes, curvatures, weights, spread_of(losses, eps))
 
 
+def curvature_now(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> float | None:
+    """The curvature of `Rate` at the present weights, along one direction for each batch: those of the coming step, but
+    others than its queries'.  None where it is not certain to be above zero."""
+    eps, found = float(optimizer.param_groups[0]["eps"]), []
+    try:
+        for number, batch in enumerate(batches):
+            query = _OTHERS + number
+            plan = [Probe(0, 0), Probe(query, length), Probe(query, -length)]
+            here, plus, minus = batch.losses(optimizer, plan)
+            found.append((plus + minus - 2.0 * here) / (length * eps) ** 2)
+    except NonFiniteLossError:
+        return None
+    mean, error = statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
+    return mean + error if mean > _SURE * error else None
+
+
 def _rate(
-    optimizer: ZerothOrder, samples: Sequence[_Sample], queries: int, noisy: float | None, factor: float
+    optimizer: ZerothOrder,
+    samples: Sequence[_Sample],
+    probed: float,
+    queries: int,
+    noisy: float | None,
+    factor: float,
 ) -> Rate | None:
     curvature = _curvature(samples) + _error(samples)  # too small a one costs more than too large a one
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
@@ -336,7 +378,7 @@ def _rate(
         run = scale * math.sqrt(2.0 * THETA * loss / (noisy * gain**2 * curvature * length))
     own = next((FACTORS[cls.__name__] for cls in type(optimizer).__mro__ if cls.__name__ in FACTORS), 1.0)
     lr = min(SAFETY * step, factor * own * run)
-    return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries)
+    return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries, probed)
 
 
 def _scale(optimizer: ZerothOrder, length: float) -> float:

@@ -11,7 +11,7 @@ from zotune.evaluators import Closure
 from zotune.rates import losses_at
 
 from .portions import Portions, is_out_of_memory
-from .sampling import Batch, StepRows, count_rows, first_rows
+from .sampling import Batch, StepRows, count_rows
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class StepBatch:
         """
         sums, weight = [0.0] * len(plan), 0.0
         for inputs, rows in zip(self.micro, self.share.own, strict=True):
-            # A rank without a real example still takes part, with one example of weight 0.
-            for losses, part in self._evaluated(optimizer, plan, first_rows(inputs, max(1, rows)), rows):
+            for losses, part in self._evaluated(optimizer, plan, inputs, rows):
                 if part:
                     sums = [total + part * loss for total, loss in zip(sums, losses, strict=True)]
                     weight += part

@@ -29,6 +29,10 @@ PORTIONS = "portions"
 """Rows of a forward pass became fewer, from a step on; see `zotune.hf.portions`."""
 
 
+CURVATURE = "curvature"
+"""What was measured before a step, 0 where it was not certain; see `zotune.hf.pacing`."""
+
+
 class Past:
     """Recorded steps and evaluations.
 
@@ -45,6 +49,7 @@ class Past:
         self._evaluations: dict[tuple[int, str], dict[str, Any]] = {}
         self._weighed: set[int] = set()
         self._portions: list[tuple[int, int]] = []  # (first step, rows)
+        self._curvatures: dict[int, float] = {}
         for item in () if trajectory is None else trajectory.items():
             if isinstance(item, Step):
                 self._losses[item.number] = item.losses
@@ -54,6 +59,8 @@ class Past:
                 self._weighed.add(item.step)
             elif item.kind == PORTIONS:
                 self._take_portions(item)
+            elif item.kind == CURVATURE and isinstance(item.facts.get("value"), float):
+                self._curvatures[item.step] = item.facts["value"]
 
     def _take(self, event: Event) -> None:
         name, metrics = event.facts.get("name"), event.facts.get("metrics")
@@ -68,6 +75,10 @@ class Past:
     def portions(self, step: int) -> int | None:
         """Most rows of a forward pass in a step, or None if memory had not run out."""
         return min((rows for begin, rows in self._portions if begin <= step), default=None)
+
+    def curvature(self, step: int) -> float | None:
+        """What was measured before a step, or None if nothing was."""
+        return self._curvatures.get(step)
 
     def losses(self, step: int) -> tuple[float, ...] | None:
         """Losses of a step, or None if it is still to be made."""
@@ -130,6 +141,11 @@ class TrajectoryKeeper(TrainerCallback):
         """Record how many rows a forward pass has from a step on."""
         if self._recorder is not None:
             self._recorder.event(PORTIONS, rows=rows, begin=begin)
+
+    def curvature(self, value: float) -> None:
+        """Record what was measured before the coming step."""
+        if self._recorder is not None:
+            self._recorder.event(CURVATURE, value=value)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record a digest of the weights, against which a replay is checked."""

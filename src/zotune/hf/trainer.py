@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 from zotune.evaluators import Closure
 from zotune.pace import Pace
+from zotune.rates import curvature_now
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
@@ -27,6 +28,7 @@ from .loss import (
     with_exact_loss,
 )
 from .measuring import StepBatch
+from .past import TrajectoryKeeper
 from .portions import Portions
 from .randomness import lent
 from .replicas import check_replicas
@@ -333,20 +335,35 @@ class ZOTrainer(Lifecycle):
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
 
-    def step_batches(self, count: int) -> list[StepBatch]:
-        """The batches of the first ``count`` steps of the training order, which a rate can be measured on; where there
-        are fewer, they come again."""
-        loader, each, world = self.get_train_dataloader(), self.args.gradient_accumulation_steps, self.args.world_size
-        micro = [self._prepare_inputs(batch) for batch in itertools.islice(loader, count * each)]
+    def step_batches(self, count: int, *, last: bool = False) -> list[StepBatch]:
+        """The batches of the first ``count`` steps of the training order, or of the last ones of an epoch, which a rate
+        can be measured on; where there are fewer, they come again."""
+        loader = self._loader if self._loader is not None else self.get_train_dataloader()
+        data, collate, world, each = loader.dataset, loader.collate_fn, self.args.world_size, self._train_batch_size
+        order, accumulated = list(KeyedSampler(len(data), self._data_seed)), self.args.gradient_accumulation_steps
+        steps = math.ceil(len(order) / (each * world * accumulated))
         batches = []
-        for first in range(0, len(micro), each):
-            own = micro[first : first + each]
-            rows = StepRows(own=[count_rows(batch) for batch in own], total=sum(map(count_rows, own)))
-            if world > 1 and self._sampler is not None:
-                numbers, rank = range(first, first + len(own)), self.args.process_index
-                rows = share_step(self._sampler.size, self._train_batch_size, numbers, world, rank)
-            batches.append(StepBatch(own, rows, partial(self._loss_on, self._module.eval()), self._portions))
+        for number in range(min(count, steps)):
+            step = steps - 1 - number if last else number
+            micro = range(step * accumulated, min((step + 1) * accumulated, math.ceil(len(order) / (each * world))))
+            rows = share_step(len(order), each, micro, world, self.args.process_index)
+            firsts = [(index * world + self.args.process_index) * each for index in micro]
+            # A rank without a real example still takes part, with one example of weight 0.
+            own = [[data[i] for i in order[first : first + each]] or [data[order[0]]] for first in firsts]
+            inputs = [self._prepare_inputs(collate(examples)) for examples in own]
+            batches.append(StepBatch(inputs, rows, partial(self._loss_on, self._module.eval()), self._portions))
         return list(itertools.islice(itertools.cycle(batches), count))
+
+    @torch.no_grad()
+    def curvature(self, length: float, count: int) -> float:
+        """`zotune.rates.curvature_now` on the last batches of an epoch, 0 if it is not certain; the trajectory has it
+        from now on."""
+        assert self.zeroth_order is not None
+        found = curvature_now(self.zeroth_order, self.step_batches(count, last=True), length) or 0.0
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TrajectoryKeeper):
+                callback.curvature(found)
+        return found
 
     def _loss_on(self, model: nn.Module, inputs: Batch) -> Closure:
         def alone() -> float | torch.Tensor:

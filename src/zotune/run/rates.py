@@ -10,7 +10,7 @@ import torch
 
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, MEASURED, TrainConfig
-from zotune.hf.pacing import PaceKeeper
+from zotune.hf.pacing import BATCHES, PaceKeeper, cost_again, times_again
 from zotune.hf.trainer import OptimizerFactory
 from zotune.rates import TUNINGS, Rate, batches_for, measure, most_queries
 from zotune.run.arguments import steps_per_epoch
@@ -71,8 +71,19 @@ def measured_rate(
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, ZerothOrder)
 
+    def again(forwards: int) -> int:
+        """How often the curvature is measured on the way, when so many forward passes are spent."""
+        if config.lr_scheduler_type != "adaptive":
+            return 0
+        left = _after(config, forwards)
+        planned = steps_of(left, len(parts.train)) * (config.num_queries or 2) * config.batchsize
+        return times_again(left.budget_queries or planned, config.batchsize)
+
+    def spent_on(forwards: int) -> int:
+        return forwards + again(forwards) * cost_again(config.batchsize)
+
     def steps(forwards: int) -> int:
-        return steps_of(config if whole_budget else _after(config, forwards), len(parts.train))
+        return steps_of(config if whole_budget else _after(config, spent_on(forwards)), len(parts.train))
 
     assert config.lr_scheduler_type is not None
     found = measure(
@@ -83,7 +94,9 @@ def measured_rate(
         factor=TUNINGS.get(config.tuning or "", 1.0),
     )
     rate, forwards = found.rate, found.forwards
-    spent = {"forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
+    times = 0 if rate is None else again(forwards)
+    forwards += times * cost_again(config.batchsize)
+    spent = {"again": times, "forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
         minibatch = algorithm.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
@@ -97,9 +110,10 @@ def measured_rate(
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
     facts = {MEASURED: {**dataclasses.asdict(rate), **spent}}
+    later = f" and {3 * BATCHES * times} on the way" if times else ""
     sentence = (
         f"--lr auto: {rate.lr:.3g}, from slope {rate.slope:.3g} and curvature {rate.curvature:.3g} along the"
-        f" directions, in {rate.queries} queries ({forwards:,} forward passes of one example)."
+        f" directions, in {rate.queries} queries{later} ({forwards:,} forward passes of one example)."
     )
     return Measured(chosen, forwards, facts, sentence)
 
@@ -123,7 +137,7 @@ def pace_of(facts: Mapping[str, Any], rows: int) -> PaceKeeper:
     names, found = [field.name for field in dataclasses.fields(Rate)], facts.get(MEASURED)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in names):
         return PaceKeeper(None, rows)
-    return PaceKeeper({name: found[name] for name in names}, rows)
+    return PaceKeeper({name: found[name] for name in names}, rows, int(found.get("again") or 0))
 
 
 def _after(config: TrainConfig, forwards: int) -> TrainConfig:
