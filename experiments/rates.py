@@ -48,15 +48,16 @@ LLAMA = {"model_name": "llama-stories260K", "max_seq_length": "96"}
 TUNE: dict[str, dict[str, Any]] = {
     "decoder sst2 full": {"task": "sst2", **FULL},
     "decoder cola full": {"task": "cola", **FULL},
+    "decoder mnli full": {"task": "mnli", **FULL},
     "decoder sst2 lora": {"task": "sst2", **LORA},
     "decoder sst2 prefix": {"task": "sst2", **PREFIX},
-    "encoder cola full": {**ENCODER, "task": "cola", **FULL},
-    "encoder cola lora": {**ENCODER, "task": "cola", **LORA},
+    "encoder cola full": {**ENCODER, "task": "cola", "soft_prompt": True, **FULL},
+    "encoder cola lora": {**ENCODER, "task": "cola", "soft_prompt": True, **LORA},
 }
 TEST: dict[str, dict[str, Any]] = {
     "decoder qnli lora": {"task": "qnli", **LORA},
     "decoder boolq partial": {"task": "boolq", **PARTIAL},
-    "encoder wic full": {**ENCODER, "task": "wic", **FULL},
+    "encoder mnli full": {**ENCODER, "task": "mnli", "soft_prompt": True, **FULL},
     "llama trec full": {**LLAMA, "task": "trec", **FULL},
     "llama sst5 lora": {**LLAMA, "task": "sst5", **LORA},
     "opt-mini trec full": {
@@ -136,7 +137,7 @@ def tune(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
             keep()
         return mean_loss(found[key])
 
-    present = rates.FACTORS.get(class_of(method), 1.0)
+    present = rates.FACTORS.get(class_of(method), 1.0) * rates.TUNINGS.get(given.get("tuning", "full"), 1.0)
     multiples = [present / 2, present, present * 2]
     while True:
         losses = [loss(multiple) for multiple in multiples]

@@ -52,11 +52,11 @@ SAFETY: Final = 0.3
 THETA: Final = 0.15
 """Share of the loss that the noise of all steps may cost."""
 
-FACTORS: Final = {"ZOAdam": 0.7, "FZOO": 0.6}
-"""What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by them
-makes the steps of these two larger than they were at first."""
+FACTORS: Final = {"FZOO": 0.6}
+"""What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by their
+spread makes FZOO's steps larger than they were at first."""
 
-TUNINGS: Final = {"lora": 2.0, "prefix": 1.5, "prompt": 1.5}
+TUNINGS: Final = {"lora": 2.5, "prefix": 1.5, "prompt": 1.5}
 """The same by what is trained, for `suggest_rate`'s ``factor``; 1 for the others."""
 
 QUERIES: Final = 48
@@ -85,7 +85,8 @@ class Rate:
         lr: to be taken; like every rate of its method, weights per unit of the estimate.
         step: eta*, best for a single step.
         run: eta_T, for all steps; infinity where their number is not known.
-        curvature: mean of h_k plus its standard error; loss per eps^2.
+        curvature: mean of h_k plus its standard error, or two of them where it is not certain to be above zero; loss
+            per eps^2.
         slope: root of the mean of c_k^2; loss per eps.
         spread: v_0, mean variance of the losses of a plan over eps^2.
         queries: forward passes that it took.
@@ -132,7 +133,7 @@ def suggest_rate(
         schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (linear, with `zotune.Pace`).
 
     Returns:
-        The rate, or None where the loss has no positive curvature along the directions.
+        The rate, or None where the loss has no curvature above zero or no slope along the directions.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite.
@@ -196,7 +197,7 @@ class Measurement:
     """What a measurement has found and taken.
 
     Attributes:
-        rate: None where the loss has no positive curvature.
+        rate: None where the loss has no curvature above zero, or no slope.
         queries: forward passes over a batch.
         forwards: forward passes of one example.
     """
@@ -232,26 +233,30 @@ def measure(
         return _samples(optimizer, of, length, spent)
 
     few = batches[: math.ceil(len(batches) / 3)]
+    far, known = 0.0, None  # the longest probes whose losses are finite
     for length in LENGTHS:
         found = samples(few, length)
-        if found is None and length == LENGTHS[0]:  # not that far, then
+        if found is None and known is None:  # not that far, then
             length = 1.0
             found = samples(few, length)
             if found is None:
                 _raise_non_finite(optimizer, few, length)
         if found is None:
             break
+        far, known = length, found
         rise = _rise(optimizer, found, length)
         if rise > 0.0 and _certain(found):
             # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
             far = min(max(length * math.sqrt(THETA / rise), 1.0), LENGTHS[-1])
-            again = samples(batches, far)
-            found, length = (found, length) if again is None else (again, far)
-            noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps(spent.forwards))
-            spent.rate = _rate(optimizer, found, length, spent.queries, noisy, factor)
             break
         if length < LENGTHS[0]:
             break
+    whole = samples(batches, far)
+    if whole is None:
+        assert known is not None
+        far, whole = length, known
+    noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps(spent.forwards))
+    spent.rate = _rate(optimizer, whole, far, spent.queries, noisy, factor)
     return spent
 
 
@@ -364,7 +369,9 @@ def _rate(
     noisy: float | None,
     factor: float,
 ) -> Rate | None:
-    curvature = _curvature(samples) + _error(samples)  # too small a one costs more than too large a one
+    # Too small a curvature costs more than too large a one; where there is none to be seen, it is at most this.
+    sure = 1.0 if _certain(samples) else _SURE
+    curvature = _curvature(samples) + sure * _error(samples)
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
     length = statistics.fmean([_product(s.weights, s.weights) for s in samples])
     loss = statistics.fmean([abs(s.loss) for s in samples])
