@@ -8,20 +8,18 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zotune import NonFiniteLossError
-from zotune.config import ConfigError
+from zotune.config import TRAJECTORY, ConfigError
 from zotune.hf.checkpoints import by_step, step_of, verified
 from zotune.hf.portions import MemoryShortError
 from zotune.reports.rows import read_rows
 from zotune.saving import OtherSettingsError
 from zotune.trajectory import TrajectoryError, read
-
-TRAJECTORY: Final = "trajectory.zo"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ import transformers
 from rich.console import Console
 from transformers import TrainerCallback
 
-from zotune.config import AUTO, LARGEST, MEASURED, ConfigError, TrainConfig
+from zotune.config import AUTO, LARGEST, MEASURED, TRAJECTORY, ConfigError, TrainConfig
 from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
@@ -26,7 +26,7 @@ from zotune.reports.summary import build_summary
 from zotune.run.arguments import steps_per_epoch, training_arguments
 from zotune.run.base import about_of, check_frozen
 from zotune.run.budget import step_costs, steps_of
-from zotune.run.checkpoints import TRAJECTORY, FirstStep, newest_checkpoint, readable, start_of
+from zotune.run.checkpoints import FirstStep, newest_checkpoint, readable, start_of
 from zotune.run.folder import make_run_folder, read_facts, write_config, write_json
 from zotune.run.keepers import BestModel, save_model
 from zotune.run.lock import FolderLock
