@@ -12,7 +12,7 @@ from torch import nn
 from zotune import FZOO, LOREN, LOZO, HiZOO, MeZO, MeZOSVRG, NonFiniteLossError, ZOAdam, digest
 from zotune.hf.sampling import count_rows
 from zotune.hf.trainer import ZOTrainer
-from zotune.rates import LENGTHS, SAFETY, THETA, batches_for, most_queries, suggest_rate
+from zotune.rates import LENGTHS, SAFETY, THETA, batches_for, most_queries, present_curvature, suggest_rate
 
 __all__ = ["shelf", "workshop"]
 DIMENSION = 4000
@@ -155,6 +155,18 @@ def test_bad_arguments_are_told():
     with pytest.raises(ValueError, match="give all groups the same eps"):
         ask(MeZO(groups, lr=0.0))
     assert ask(closures=(closure,)) is None  # one sample has no error
+    with pytest.raises(ValueError, match="give a closure for each of two or more"):
+        present_curvature(MeZO([weight], lr=0.0), [closure], ask())
+
+
+def test_where_no_curvature_is_to_be_seen_the_largest_that_there_can_be_counts():
+    """A line with noise: the mean of h_k is zero within its error."""
+    weight, line = nn.Parameter(torch.zeros(400, dtype=torch.float64)), torch.from_numpy(numbers(400, 1))
+    noise = iter(1e-4 * numbers(4096, 2))
+    rate = suggest_rate(MeZO([weight], lr=0.0), [lambda: 5.0 + weight @ line + next(noise)] * 16, steps=100)
+    assert rate.length == LENGTHS[-1]  # the longest probes see the least of it
+    assert 0.0 < rate.curvature < 6.0 * 1e-4 / (0.256**2)
+    assert rate.lr > 0.0
 
 
 def test_probes_that_are_too_long_for_the_loss_become_shorter():

@@ -22,7 +22,8 @@ from typing import Final
 
 from zotune.methods import FZOO
 from zotune.optimizer import ZerothOrder
-from zotune.rates import Rate, spread_of
+from zotune.probing import spread_of
+from zotune.rates import Rate
 from zotune.rules import Adam
 
 RISE: Final = 2.0

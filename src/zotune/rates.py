@@ -35,15 +35,28 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from typing import Final
 
 import torch
 
 from zotune.checks import check_count, check_number
-from zotune.estimators import Probe
-from zotune.evaluators import Closure, NonFiniteLossError
+from zotune.evaluators import Closure
 from zotune.methods import MeZOSVRG
-from zotune.optimizer import ZerothOrder, _Probes
+from zotune.optimizer import ZerothOrder
+from zotune.probing import (
+    SURE,
+    Alone,
+    Batch,
+    Sample,
+    Spent,
+    curvature_now,
+    error_of,
+    is_certain,
+    mean_curvature,
+    probed,
+    rise_at,
+    samples_on,
+)
 from zotune.rules import Adam, Momentum
 
 SAFETY: Final = 0.3
@@ -62,19 +75,12 @@ TUNINGS: Final = {"lora": 2.5, "prefix": 1.5, "prompt": 1.5}
 QUERIES: Final = 48
 """Forward passes that the measurement takes about; a third as many and more find the length of its probes."""
 
-DIRECTIONS: Final = 12
-"""Most directions of a step that are measured."""
-
 _SHARES: Final = {"constant": 1.0, "linear": 1.0 / 3.0, "cosine": 3.0 / 8.0, "adaptive": 1.0 / 3.0}
 """sum_t s_t^2 / T of each schedule."""
 
 LENGTHS: Final = (4.0, 32.0, 256.0)
 """Lengths of the first probes, times eps: longer ones where the curvature drowns in the rounding of the losses; no
 probe is longer than the last."""
-
-_OTHERS = 1 << 23  # numbers of queries that no plan has
-
-_SURE = 2.0  # standard errors by which the mean curvature must be above zero
 
 
 @dataclass(frozen=True)
@@ -101,15 +107,6 @@ class Rate:
     spread: float
     queries: int
     length: float = 1.0
-
-
-@dataclass(frozen=True)
-class _Sample:
-    loss: float
-    slopes: list[float]
-    curvatures: list[float]
-    weights: list[float]
-    spread: float
 
 
 def suggest_rate(
@@ -142,7 +139,7 @@ def suggest_rate(
     if steps is not None:
         check_count("steps", steps)
     check_number("factor", factor, above=0.0)
-    batches = [_Alone(closure) for closure in closures]
+    batches = [Alone(closure) for closure in closures]
     planned = None if steps is None else lambda _: steps
     return measure(optimizer, batches, steps=planned, schedule=schedule, factor=factor).rate
 
@@ -159,52 +156,25 @@ def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate:
     Returns:
         The mean along one direction for each closure plus its standard error, or None where it is not certain to be
         above zero.
+
+    Raises:
+        ValueError: there are fewer than two closures.
     """
-    return curvature_now(optimizer, [_Alone(closure) for closure in closures], rate.length)
-
-
-class Batch(Protocol):
-    """The examples of one step."""
-
-    @property
-    def rows(self) -> int:
-        """Their number, all ranks together."""
-
-    def losses(self, optimizer: ZerothOrder, plan: Sequence[Probe]) -> list[float]:
-        """Their mean loss at the probes, the same on all ranks."""
-
-
-@dataclass(frozen=True)
-class _Alone:
-    """The batch of a closure."""
-
-    closure: Closure
-    rows: int = 1
-
-    def losses(self, optimizer: ZerothOrder, plan: Sequence[Probe]) -> list[float]:
-        return optimizer.evaluator.merge(losses_at(optimizer, plan, self.closure), 1.0, optimizer.t)
-
-
-def losses_at(optimizer: ZerothOrder, plan: Sequence[Probe], closure: Closure) -> list[float]:
-    """The closure's losses at probes along the optimizer's directions of the present step, of this rank alone."""
-    slots = optimizer._active()
-    optimizer._refresh(slots)
-    return optimizer.evaluator.evaluate(slots, plan, _Probes(optimizer), closure, optimizer.t)
+    batches = [Alone(closure) for closure in closures]
+    if len(batches) < 2:
+        raise ValueError("a curvature is measured on batches of the run: give a closure for each of two or more")
+    return curvature_now(optimizer, batches, rate.length)
 
 
 @dataclass
-class Measurement:
+class Measurement(Spent):
     """What a measurement has found and taken.
 
     Attributes:
         rate: None where the loss has no curvature above zero, or no slope.
-        queries: forward passes over a batch.
-        forwards: forward passes of one example.
     """
 
     rate: Rate | None = None
-    queries: int = 0
-    forwards: int = 0
 
 
 @torch.no_grad()
@@ -229,8 +199,8 @@ def measure(
         raise ValueError("a rate is measured along directions of one length: give all groups the same eps")
     spent = Measurement()
 
-    def samples(of: Sequence[Batch], length: float) -> list[_Sample] | None:
-        return _samples(optimizer, of, length, spent)
+    def samples(of: Sequence[Batch], length: float) -> list[Sample] | None:
+        return samples_on(optimizer, of, length, spent)
 
     few = batches[: math.ceil(len(batches) / 3)]
     far, known = 0.0, None  # the longest probes whose losses are finite
@@ -239,13 +209,13 @@ def measure(
         if found is None and known is None:  # not that far, then
             length = 1.0
             found = samples(few, length)
-            if found is None:
-                _raise_non_finite(optimizer, few, length)
+            if found is None and spent.error is not None:
+                raise spent.error
         if found is None:
             break
         far, known = length, found
-        rise = _rise(optimizer, found, length)
-        if rise > 0.0 and _certain(found):
+        rise = rise_at(optimizer, found, length)
+        if rise > 0.0 and is_certain(found):
             # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
             far = min(max(length * math.sqrt(THETA / rise), 1.0), LENGTHS[-1])
             break
@@ -260,118 +230,28 @@ def measure(
     return spent
 
 
-def _samples(
-    optimizer: ZerothOrder, batches: Sequence[Batch], length: float, spent: Measurement
-) -> list[_Sample] | None:
-    """Samples on all batches; None where probes are too long for the loss to be finite."""
-    stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
-    samples = []
-    for batch in batches:
-        plan = _plan(optimizer, length)
-        spent.queries += len(plan)
-        spent.forwards += len(plan) * batch.rows
-        try:
-            samples.append(_sample(optimizer, batch, length))
-        except NonFiniteLossError:
-            return None
-        optimizer.t += stride
-    return samples
-
-
-def _raise_non_finite(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> NoReturn:
-    """Raise the error of the probes, which were too long or began at weights whose loss is not finite."""
-    for batch in batches:
-        _sample(optimizer, batch, length)
-    raise AssertionError("the loss was not finite, and now is")
-
-
-def _rise(optimizer: ZerothOrder, samples: Sequence[_Sample], length: float) -> float:
-    """Share of the loss by which it rises at that length from the weights."""
-    loss = statistics.fmean([abs(s.loss) for s in samples])
-    walked = length * float(optimizer.param_groups[0]["eps"])
-    return walked**2 / 2.0 * _curvature(samples) / loss if loss else 0.0
-
-
-def _curvature(samples: Sequence[_Sample]) -> float:
-    return statistics.fmean([h for sample in samples for h in sample.curvatures])
-
-
-def _certain(samples: Sequence[_Sample]) -> bool:
-    """Whether the mean curvature is above zero by more than chance."""
-    return _curvature(samples) > _SURE * _error(samples)
-
-
-def _error(samples: Sequence[_Sample]) -> float:
-    """Standard error of the mean curvature."""
-    curvatures = [h for sample in samples for h in sample.curvatures]
-    return statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
-
-
-def _probed(optimizer: ZerothOrder) -> int:
-    """Directions of a step along which it is measured; they stand for the others."""
-    return min(DIRECTIONS, optimizer.estimator.directions)
-
-
 def batches_for(optimizer: ZerothOrder) -> int:
     """Batches that a probe of about `QUERIES` forward passes takes, 2 or more."""
-    return max(2, QUERIES // (2 * _probed(optimizer) + 1))
-
-
-def _plan(optimizer: ZerothOrder, length: float) -> list[Probe]:
-    around = [Probe(k, sign * length) for k in range(_probed(optimizer)) for sign in (1.0, -1.0)]
-    return [Probe(0, 0), *around]
+    return max(2, QUERIES // (2 * probed(optimizer) + 1))
 
 
 def most_queries(optimizer: ZerothOrder) -> int:
     """Forward passes over a batch that a measurement takes at most."""
-    count, passes = batches_for(optimizer), 2 * _probed(optimizer) + 1
+    count, passes = batches_for(optimizer), 2 * probed(optimizer) + 1
     return (len(LENGTHS) * math.ceil(count / 3) + count) * passes
-
-
-def _sample(optimizer: ZerothOrder, batch: Batch, length: float) -> _Sample:
-    eps = float(optimizer.param_groups[0]["eps"])
-    here, *around = batch.losses(optimizer, _plan(optimizer, length))
-    pairs = list(zip(around[0::2], around[1::2], strict=True))
-    slopes = [(plus - minus) / (2.0 * length * eps) for plus, minus in pairs]
-    curvatures = [(plus + minus - 2.0 * here) / (length * eps) ** 2 for plus, minus in pairs]
-    # What the method's own plan would see, to second order: its probes are of length 1.
-    count = len(slopes)
-    losses = [
-        here + p.sign * eps * slopes[p.query % count] + (p.sign * eps) ** 2 / 2 * curvatures[p.query % count]
-        for p in optimizer.estimator.plan
-    ]
-    weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
-    all_slopes = [slopes[k % count] for k in range(len(weights))]
-    return _Sample(here, all_slopes, curvatures, weights, spread_of(losses, eps))
-
-
-def curvature_now(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> float | None:
-    """The curvature of `Rate` at the present weights, along one direction for each batch: those of the coming step, but
-    others than its queries'.  None where it is not certain to be above zero."""
-    eps, found = float(optimizer.param_groups[0]["eps"]), []
-    try:
-        for number, batch in enumerate(batches):
-            query = _OTHERS + number
-            plan = [Probe(0, 0), Probe(query, length), Probe(query, -length)]
-            here, plus, minus = batch.losses(optimizer, plan)
-            found.append((plus + minus - 2.0 * here) / (length * eps) ** 2)
-    except NonFiniteLossError:
-        return None
-    mean, error = statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
-    return mean + error if mean > _SURE * error else None
 
 
 def _rate(
     optimizer: ZerothOrder,
-    samples: Sequence[_Sample],
-    probed: float,
+    samples: Sequence[Sample],
+    far: float,
     queries: int,
     noisy: float | None,
     factor: float,
 ) -> Rate | None:
     # Too small a curvature costs more than too large a one; where there is none to be seen, it is at most this.
-    sure = 1.0 if _certain(samples) else _SURE
-    curvature = _curvature(samples) + sure * _error(samples)
+    sure = 1.0 if is_certain(samples) else SURE
+    curvature = mean_curvature(samples) + sure * error_of(samples)
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
     length = statistics.fmean([_product(s.weights, s.weights) for s in samples])
     loss = statistics.fmean([abs(s.loss) for s in samples])
@@ -385,7 +265,7 @@ def _rate(
         run = scale * math.sqrt(2.0 * THETA * loss / (noisy * gain**2 * curvature * length))
     own = next((FACTORS[cls.__name__] for cls in type(optimizer).__mro__ if cls.__name__ in FACTORS), 1.0)
     lr = min(SAFETY * step, factor * own * run)
-    return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries, probed)
+    return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries, far)
 
 
 def _scale(optimizer: ZerothOrder, length: float) -> float:
@@ -396,13 +276,6 @@ def _scale(optimizer: ZerothOrder, length: float) -> float:
     if isinstance(rule, Momentum):
         return 1.0 - rule.beta
     return 1.0 / optimizer.period if isinstance(optimizer, MeZOSVRG) else 1.0
-
-
-def spread_of(losses: Sequence[float], eps: float) -> float:
-    """Variance of losses over eps^2."""
-    shifted = [loss - losses[0] for loss in losses]  # exact where they are large and alike
-    mean = math.fsum(shifted) / len(shifted)
-    return math.fsum((x - mean) ** 2 for x in shifted) / len(shifted) / eps**2
 
 
 def _product(left: Sequence[float], right: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zotune import ZerothOrder
 from zotune.estimators import Probe
 from zotune.evaluators import Closure
-from zotune.rates import losses_at
+from zotune.probing import losses_at
 
 from .portions import Portions, is_out_of_memory
 from .sampling import Batch, StepRows, count_rows

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 from zotune.evaluators import Closure
 from zotune.pace import Pace
-from zotune.rates import curvature_now
+from zotune.probing import curvature_now
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
