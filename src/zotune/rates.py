@@ -65,11 +65,11 @@ SAFETY: Final = 0.3
 THETA: Final = 0.15
 """Share of the loss that the noise of all steps may cost."""
 
-FACTORS: Final = {"FZOO": 0.6}
-"""What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by their
-spread makes FZOO's steps larger than they were at first."""
+FACTORS: Final = {"ZOAdam": 0.85, "FZOO": 0.6}
+"""What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by them
+makes the steps of these two larger than they were at first."""
 
-TUNINGS: Final = {"lora": 2.5, "prefix": 1.5, "prompt": 1.5}
+TUNINGS: Final = {"lora": 2.0, "prefix": 1.5, "prompt": 1.5}
 """The same by what is trained, for `suggest_rate`'s ``factor``; 1 for the others."""
 
 QUERIES: Final = 48
