@@ -100,7 +100,7 @@ def test_methods_with_flags_of_their_own():
             "LOREN --num_queries 1: --num_queries with LOREN must be at least 2",
         ),
         (["--task", "boolk"], "Did you mean 'boolq'?"),
-        (["--algorithms", "ZO --lr auto", "--budget_queries", "800"], "ZO --lr auto: --lr auto may take 816 forward"),
+        (["--algorithms", "ZO --lr auto", "--budget_queries", "800"], "--lr auto and the first step may take"),
         (["--budget_queries", "7"], "ZO, trial 0: --budget_queries 7 is less than the 16 forward passes"),
     ],
 )

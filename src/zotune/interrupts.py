@@ -78,12 +78,16 @@ class Delayed:
 
     def _answer(self) -> None:
         """Answer what has arrived; a handler that raises an exception does not keep the others from their turn."""
-        if self._arrived:
+        raised: BaseException | None = None
+        while self._arrived:
             number, frame = self._arrived.pop(0)
             try:
                 self._handlers[number](number, frame)
-            finally:
-                self._answer()
+            except BaseException as error:
+                error.__context__ = error.__context__ or raised
+                raised = error
+        if raised is not None:
+            raise raised
 
 
 def _real(number: int, handler: Any) -> Any:

@@ -126,6 +126,7 @@ class ZerothOrder(Slotted):
         self._slots: dict[torch.nn.Parameter, Slot] = {}
         self._numbers: dict[torch.nn.Parameter, int] = {}
         self._listeners: OrderedDict[int, TellHook] = OrderedDict()
+        self._recorders: OrderedDict[int, TellHook] = OrderedDict()  # they see what all others have set
         super().__init__(params, {**defaults, "input_dim": -1})
 
     # -------------------------------------------------------------------------------- one iteration
@@ -205,14 +206,19 @@ class ZerothOrder(Slotted):
         ``step()`` on their own."""
         self._recalled = tuple(losses)
 
-    def register_tell_hook(self, hook: TellHook) -> RemovableHandle:
+    def register_tell_hook(self, hook: TellHook, *, last: bool = False) -> RemovableHandle:
         """Call a function with the optimizer and the losses of each step, before the weights are touched.
 
         If it raises an exception, the step is not made, and `step()` makes it again from the same losses.  Rates that
         it sets hold for this step alone: schedulers of torch go on from those that were there.
+
+        Args:
+            hook: see `TellHook`.
+            last: called after all others that are registered without it, also later ones: it sees the step's rates.
         """
-        handle = RemovableHandle(self._listeners)
-        self._listeners[handle.id] = hook
+        hooks = self._recorders if last else self._listeners
+        handle = RemovableHandle(hooks)
+        hooks[handle.id] = hook
         return handle
 
     @torch.inference_mode(False)  # state made in inference mode could not be changed outside it
@@ -235,10 +241,10 @@ class ZerothOrder(Slotted):
         slots = self._active()
         self._refresh(slots)
         self._check_update(slots)
-        with self._rates_kept():
-            for hook in tuple(self._listeners.values()):
-                hook(self, losses)
-            with delayed():
+        with delayed() as signals:
+            rates = [{name: group[name] for name in _RATES if name in group} for group in self.param_groups]
+            try:
+                signals.through(lambda: self._ask_hooks(losses))
                 self._update(slots, losses)
                 self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
                 self.last_rates = tuple(float(group["lr"]) for group in self.param_groups)
@@ -246,19 +252,13 @@ class ZerothOrder(Slotted):
                 self.t += 1
                 # here: a request to stop is answered at the end of this block
                 self._sums, self._weight, self._recalled = [], 0.0, None
+            finally:
+                for group, own in zip(self.param_groups, rates, strict=False):  # a hook may have added a group
+                    group.update(own)
 
-    @contextmanager
-    def _rates_kept(self) -> Iterator[None]:
-        """The groups' rates are afterwards what they were."""
-        if not self._listeners:
-            yield
-            return
-        before = [{name: group[name] for name in _RATES if name in group} for group in self.param_groups]
-        try:
-            yield
-        finally:
-            for group, rates in zip(self.param_groups, before, strict=True):
-                group.update(rates)
+    def _ask_hooks(self, losses: Sequence[float]) -> None:
+        for hook in (*self._listeners.values(), *self._recorders.values()):
+            hook(self, losses)
 
     def _check_update(self, slots: Sequence[Slot]) -> None:
         """Raise ValueError if the coming update cannot be made."""

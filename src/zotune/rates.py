@@ -193,7 +193,7 @@ def measure(
     """
     if schedule not in _SHARES:
         raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(_SHARES)}")
-    if not batches:
+    if len(batches) < 2:
         raise ValueError("a rate is measured on batches of the run: give a closure for each of two or more")
     if len({float(group["eps"]) for group in optimizer.param_groups}) > 1:
         raise ValueError("a rate is measured along directions of one length: give all groups the same eps")

@@ -56,7 +56,14 @@ class Saved(torch.optim.Optimizer):
         own = {k: v for k, v in self.__dict__.items() if "hook" not in k and k not in _REMADE}
         arguments = {name: value for name, value in self.arguments.items() if name != "evaluator"}
         fresh = self.evaluator.fresh()
-        return {**own, "_slots": {}, "_listeners": OrderedDict(), "evaluator": fresh, "arguments": arguments}
+        return {
+            **own,
+            "_slots": {},
+            "_listeners": OrderedDict(),
+            "_recorders": OrderedDict(),
+            "evaluator": fresh,
+            "arguments": arguments,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """torch's layout, plus what a run needs to go on with the same bits, under ``"zotune"``."""

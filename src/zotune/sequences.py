@@ -56,7 +56,7 @@ def _plain(optimizer: ZerothOrder) -> bool:
 
     return (
         type(optimizer.rule) is SGD
-        and not optimizer._listeners
+        and not (optimizer._listeners or optimizer._recorders)
         and all(getattr(type(optimizer), name) is getattr(ZerothOrder, name) for name in _OWN)
         and all(type(slot.perturbation) is Dense for slot in optimizer._active())
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from zotune.compare.plan import Cell
 from zotune.compare.running import run_folder, state_of
 from zotune.config import MEASURED, ConfigError, shortened
+from zotune.hf.pacing import cost_again, steps_again
 from zotune.reports.rows import Row, read_rows
 from zotune.run.budget import FIRST_ORDER
 
@@ -114,7 +115,9 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
     measured = config.get(MEASURED) or {"forwards": 0, "seconds": 0.0}
     passes = 1 if cell.config.zeroth_order else FIRST_ORDER
     seconds = _training_seconds(train, evaluations)
-    before = (int(measured["forwards"]), float(measured["seconds"]))
+    before = _Before(
+        int(measured["forwards"]), float(measured["seconds"]), int(measured.get("again") or 0), len(train), config
+    )
     return Result(
         label=cell.entry.label,
         algorithm=cell.entry.algorithm,
@@ -152,13 +155,29 @@ def _order(row: tuple[float, int, Row]) -> tuple[float, int]:
     return row[:2]
 
 
-def _curve(rows: list[Row], passes: int, seconds: dict[float, float], before: tuple[int, float]) -> Curve:
-    """The series of rows; ``before`` the first step, `--lr auto` may have spent forward passes and seconds."""
+@dataclasses.dataclass(frozen=True)
+class _Before:
+    """What `--lr auto` has spent, of which a part comes in the midst of the run."""
+
+    forwards: int
+    seconds: float
+    again: int
+    steps: int
+    config: dict[str, Any]
+
+    def at(self, step: float) -> int:
+        """Forward passes up to the end of a step."""
+        later = sum(step <= due for due in steps_again(self.again, self.steps))
+        return self.forwards - later * cost_again(int(self.config["batchsize"])) if later else self.forwards
+
+
+def _curve(rows: list[Row], passes: int, seconds: dict[float, float], before: _Before) -> Curve:
+    """The series of rows; `--lr auto` may have spent forward passes and seconds ``before``."""
     names = {name for row in rows for name in row} - _COUNTS
     return Curve(
-        cost=np.array([row["forwards"] * passes + before[0] for row in rows]),
+        cost=np.array([row["forwards"] * passes + before.at(row["step"]) for row in rows]),
         step=np.array([row["step"] for row in rows]),
-        seconds=np.array([seconds.get(row["step"], np.nan) + before[1] for row in rows]),
+        seconds=np.array([seconds.get(row["step"], np.nan) + before.seconds for row in rows]),
         values={name: np.array([row.get(name, np.nan) for row in rows]) for name in sorted(names)},
     )
 

@@ -16,6 +16,7 @@ from zotune.config import AUTO, ConfigError, config_from_text, notices, shortene
 from zotune.config.compare import CompareConfig, read_settings
 from zotune.reports.comparison.tables import Findings
 from zotune.reports.comparison.writing import write_report
+from zotune.run.budget import step_costs
 from zotune.run.launch import write_path
 from zotune.run.lock import FolderLock
 from zotune.run.rates import most_forwards
@@ -85,11 +86,11 @@ def _check_budget(cell: Cell) -> None:
     settings = config_from_text(cell.given).resolved()
     if settings.lr != AUTO or settings.budget_queries is None:
         return
-    most = most_forwards(settings)
+    most = most_forwards(settings) + next(step_costs(settings, settings.samplesize or settings.batchsize))
     if settings.budget_queries <= most:
         raise ConfigError(
-            f"{cell.entry.label}: --lr auto may take {most:,} forward passes, which is all of --budget_queries"
-            f" {settings.budget_queries}; give several times as many, or a number as --lr."
+            f"{cell.entry.label}: --lr auto and the first step may take {most:,} forward passes, which is all of"
+            f" --budget_queries {settings.budget_queries}; give several times as many, or a number as --lr."
         )
 
 

@@ -126,6 +126,10 @@ class Runs:
         if code == 2:
             raise RefusedError(f"{cell}: {_last_line(cell.folder / LOG)}")
         remaining = f", about {clock(left)} left" if left else ""
+        if code == 3 and run_folder(cell.folder) is None:  # before its first step, where a rate is measured
+            self.crashed.append(cell)
+            self._say(f"{number} {cell}: {_last_line(cell.folder / LOG)}{remaining}")
+            return
         if code in (0, 3):
             self._say(f"{number} {cell}: {_outcome(cell.folder)}{remaining}")
             return

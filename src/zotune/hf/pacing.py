@@ -42,6 +42,11 @@ def cost_again(rows: int) -> int:
     return 3 * BATCHES * rows
 
 
+def steps_again(times: int, steps: int) -> list[int]:
+    """The steps, of so many, before which the curvature is measured."""
+    return [max(1, round(share * steps)) for share in AGAIN[:times]]
+
+
 class PaceKeeper(TrainerCallback, ExportableState):
     """Gives a trainer a pace, and keeps its running mean in checkpoints.
 
@@ -86,7 +91,7 @@ class PaceKeeper(TrainerCallback, ExportableState):
     ) -> None:
         """Measure the curvature again where it is due, or take what the run has measured before."""
         step, trainer = state.global_step, self._trainer
-        if trainer is None or step not in [max(1, round(share * state.max_steps)) for share in AGAIN[: self._again]]:
+        if trainer is None or step not in steps_again(self._again, state.max_steps):
             return
         found = trainer.past.curvature(step)
         if found is None:

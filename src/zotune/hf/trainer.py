@@ -207,7 +207,7 @@ class ZOTrainer(Lifecycle):
                 "so switch them off, or take a first-order optimizer."
             )
         self.args.max_grad_norm = 0.0
-        optimizer.register_tell_hook(self._keep_pace)  # before that of a trajectory, which records the rate
+        optimizer.register_tell_hook(self._keep_pace)
         if self.args.world_size > 1:
             optimizer.evaluator = DataParallel(inner=optimizer.evaluator)
 

@@ -66,15 +66,20 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
             search.run()
         else:
             crashed = not _side_by_side(config, shared, search.entry, out) or crashed
+        _keep_best(out, [search])  # whatever becomes of the other draws
         search.confirm()
         _say_best(search, say)
-    best = {search.entry.label: _flags(search, trial) for search in searches if (trial := search.best()) is not None}
-    write_best(out / BEST, best)
+    _keep_best(out, searches)
     write_sweep(out, {search.entry.label: search.study for search in searches}, config.metric)
     if crashed:
         say("A process of the search crashed; the same command goes on.")
     write_path(out / BEST)
     return int(crashed)
+
+
+def _keep_best(out: Path, searches: list[Search]) -> None:
+    best = {search.entry.label: _flags(search, trial) for search in searches if (trial := search.best()) is not None}
+    write_best(out / BEST, best)
 
 
 def _side_by_side(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry, out: Path) -> bool:

@@ -24,6 +24,7 @@ from zotune import NonFiniteLossError
 from zotune.config import AUTO, ConfigError, TrainConfig, config_from_text, dump_settings
 from zotune.config.compare import Entry, Given
 from zotune.config.sweep import SweepConfig
+from zotune.hf.portions import MemoryShortError
 from zotune.run.budget import FIRST_ORDER
 from zotune.run.folder import write_json
 from zotune.run.lock import one_at_a_time
@@ -179,7 +180,13 @@ class Search:
     def _measure(self) -> None:
         """The rate of `--lr auto`, around which the search looks."""
         run = TrainingRun(self._settings({"lr": AUTO}), Console(quiet=True))
-        rate, forwards = run.measure()
+        try:
+            rate, forwards = run.measure()
+        except (NonFiniteLossError, MemoryShortError) as error:
+            raise ConfigError(
+                f"{self.entry.label}: its rate cannot be measured ({error}); give it an --lr or another"
+                " --perturbation_scale in --algorithms, or leave it out."
+            ) from error
         self.study.set_user_attr(_MEASURED, rate)
         self.study.set_user_attr(_MEASURING, forwards)
         self._choose_space()
@@ -219,8 +226,10 @@ class Search:
     def finished(self) -> bool:
         """Whether no further run begins."""
         total = self._config.total_queries
-        if total is not None and self.spent() >= total:
-            return True
+        if total is not None:
+            kept = CANDIDATES * self._config.confirmations * self._config.budget_queries  # for the other draws
+            if self.spent() >= (total - kept if kept < total / 2 else total):
+                return True
         if self._config.search == "grid":
             return not self.trials(TrialState.WAITING)
         return len(self.trials(*DONE, TrialState.RUNNING)) >= self.goal
@@ -259,12 +268,14 @@ class Search:
 
     def confirm(self) -> None:
         """Run the best settings again, on other draws, until `CANDIDATES` of them have not diverged in any."""
-        whole = 0
-        for trial in self.ranked():
+        whole, total = 0, self._config.total_queries
+        for trial in self.ranked()[: 2 * CANDIDATES]:
             known = self.again(trial)
             for number in range(len(known) + 1, self._config.confirmations + 1):
                 if not all(map(math.isfinite, known)):
                     break
+                if total is not None and self.spent() + self.spent_again() + self._config.budget_queries > total:
+                    return
                 settings = self._settings({**trial.params, "trial": number})
                 watcher = _Watcher(self.metric, 1 if settings.zeroth_order else FIRST_ORDER)
                 _executed(settings, watcher)
@@ -287,6 +298,7 @@ class Search:
         ranked = self.ranked()
         confirmed = [trial for trial in ranked if self.again(trial)] or ranked
         finite = [trial for trial in confirmed if math.isfinite(self.mean(trial))]
+        finite = finite or [trial for trial in ranked if not self.again(trial)]  # all others have diverged
         return min(finite, key=lambda trial: self._sign * self.mean(trial), default=None)
 
     def again(self, trial: optuna.trial.FrozenTrial) -> list[float]:

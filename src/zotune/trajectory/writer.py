@@ -63,7 +63,7 @@ class Recorder:
         except OSError as error:
             raise TrajectoryError(f"{self.path} cannot be written ({error.strerror})") from error
         self._params = [(parameter.name, param) for parameter, param in parameters_of(optimizer)]
-        self._handle = optimizer.register_tell_hook(self._on_tell)
+        self._handle = optimizer.register_tell_hook(self._on_tell, last=True)
 
     def _begin(self, header: Header) -> None:
         """A file that has its name when its header is on the disk."""
