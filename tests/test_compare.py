@@ -15,12 +15,13 @@ from command_runs import shelf, workshop
 from scipy import stats
 
 from zotune.cli import main
-from zotune.compare.curves import Curve, Result, read_results
+from zotune.compare.curves import Curve, Result, _Before, read_results
 from zotune.compare.plan import cells_of, slug
 from zotune.compare.running import can_go_on, run_folder, state_of
 from zotune.compare.statistics import band, binned, difference, mean_of, reaching
 from zotune.config import ConfigError, compare_from_text
 from zotune.config.compare import CompareConfig, labelled
+from zotune.hf.pacing import cost_again, steps_again
 
 __all__ = ["shelf", "workshop"]
 
@@ -387,6 +388,25 @@ def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
     assert costs == {"ZO --lr auto": 3200.0, "LOZO": 3200.0}
+
+
+def test_a_rate_that_cannot_be_measured_does_not_take_the_report_of_the_others(workshop, capsys):
+    words = ("--algorithms", "ZO,LOZO --lr auto --perturbation_scale 1e30", "--trials", "1", "--out", "out")
+    for _ in range(2):  # it is tried again, and says the same
+        out, err = compare(capsys, *words, "--budget_queries", "1600", code=1)
+        assert "The loss is nan where --lr auto measures; lower --perturbation_scale" in err
+        assert "is not in the report" in err
+        assert out == "out/report.html"
+    assert "| ZO |" in (workshop / "out" / "report.md").read_text()
+
+
+def test_costs_in_the_midst_of_a_run_are_where_they_were_made():
+    before = _Before(forwards=1000, seconds=0.0, again=2, steps=100, config={"batchsize": 4})
+    each = cost_again(4)
+    steps = steps_again(2, 100)
+    assert [before.at(step) for step in (0, steps[0], steps[0] + 1, steps[1], steps[1] + 1, 100)] == [
+        *(1000 - 2 * each, 1000 - 2 * each, 1000 - each, 1000 - each, 1000, 1000)
+    ]
 
 
 def test_a_killed_run_is_said_and_the_others_are_reported(workshop, capsys, monkeypatch):

@@ -193,6 +193,17 @@ def test_every_handler_has_its_turn() -> None:
     assert {type(told.value), type(told.value.__context__)} == {DeadlineError, KeyboardInterrupt}
 
 
+def test_any_number_of_signals_may_wait() -> None:
+    """An interval timer during a long update."""
+    seen = []
+    signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    with delayed():
+        for _ in range(3000):
+            signal.raise_signal(signal.SIGALRM)
+        assert not seen
+    assert len(seen) == 3000
+
+
 def test_a_handler_that_the_user_sets_in_the_midst_stays() -> None:
     own = lambda *_: None  # noqa: E731
     with delayed() as signals:

@@ -221,14 +221,20 @@ def test_a_schedule_to_zero_may_begin_higher():
         suggest_rate(MeZO([weight], lr=0.0), [closure], schedule="steps")
 
 
-def test_a_trajectory_repeats_it_without_knowing_of_it(tmp_path):
+@pytest.mark.parametrize("paced_first", [True, False])
+def test_a_trajectory_repeats_it_without_knowing_of_it(tmp_path, paced_first):
+    """Whichever of the two is registered first."""
+
     def started():
         weight = nn.Parameter(torch.linspace(0.1, 1.0, 50))
         return weight, MeZO([("weight", weight)], lr=1e-2, seed=3)
 
     weight, optimizer = started()
-    optimizer.register_tell_hook(Pace())
+    if paced_first:
+        optimizer.register_tell_hook(Pace())
     with Recorder(tmp_path / "run.zo", optimizer):
+        if not paced_first:
+            optimizer.register_tell_hook(Pace())
         for _ in range(40):
             optimizer.step(lambda: weight.square().sum())
     other, again = started()

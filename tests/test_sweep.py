@@ -159,6 +159,20 @@ def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, 
     assert asked[9:] == [(2e-3, 2), (3e-3, 2), (4e-3, 2)]  # what has diverged is known well enough
 
 
+def test_other_draws_are_part_of_the_budget_for_all_runs(workshop, capsys):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
+    words = ("--algorithms", "ZO", "--budget_queries", "64", "--prune", "none", "--runs", "50", "--space", "space.json")
+    _, err = sweep(capsys, *words, "--total_queries", "640", "--confirmations", "1", "--out", "out")
+    assert [trial.user_attrs["forwards"] for trial in study(workshop, "ZO").trials] == [64] * 7
+    assert "ZO: all runs took 640 forward passes" in err
+
+
+def test_a_rate_that_cannot_be_measured_is_a_sentence(workshop, capsys):
+    words = ("--algorithms", "ZO --perturbation_scale 1e30", "--budget_queries", "2000", "--runs", "2")
+    _, err = sweep(capsys, *words, "--out", "out", code=2)
+    assert "ZO --perturbation_scale 1e30: its rate cannot be measured" in err
+
+
 def test_a_budget_for_all_runs_of_a_method(workshop, capsys):
     (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
     words = ("--algorithms", "ZO", "--budget_queries", "64", "--prune", "none", "--runs", "50", "--space", "space.json")
