@@ -267,7 +267,8 @@ def test_a_stopped_comparison_goes_on_where_it_stood(workshop, capsys, sent, job
     command = [sys.executable, "-m", "zotune", "compare", *SHARED, *words, "--out", "out"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     waiting = time.monotonic() + 120
-    while not list(workshop.glob("out/runs/*/*/results/*/*/*/metrics.csv")) and time.monotonic() < waiting:
+    files = "out/runs/*/*/results/*/*/*/metrics.csv"
+    while not any("train," in path.read_text() for path in workshop.glob(files)) and time.monotonic() < waiting:
         time.sleep(0.05)
     process.send_signal(sent)
     _, err = process.communicate(timeout=120)

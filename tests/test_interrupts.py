@@ -40,6 +40,7 @@ def deadlines() -> Iterator[None]:
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT)}
     signal.signal(signal.SIGALRM, expire)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
     gc.disable()  # the exception would be lost in a callback that another library has at collections
     try:
         yield

@@ -69,7 +69,7 @@ def test_a_step_is_in_the_file_before_a_weight_is_touched(tmp_path: Path) -> Non
     before, path = digest(model.parameters()), tmp_path / "run.zo"
     with Recorder(path, optimizer):
         seen: list[tuple[int, int]] = []
-        optimizer.register_tell_hook(lambda *_: seen.append((read(path).steps, digest(model.parameters()))))
+        optimizer.register_tell_hook(lambda *_: seen.append((read(path).steps, digest(model.parameters()))), last=True)
         train(optimizer, model, 1)
     assert seen == [(1, before)]
     assert digest(model.parameters()) != before
@@ -169,7 +169,7 @@ def test_a_step_that_was_recorded_and_not_made(other: bool, tmp_path: Path) -> N
         def refuse(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        handle = optimizer.register_tell_hook(refuse)
+        handle = optimizer.register_tell_hook(refuse, last=True)
         with pytest.raises(KeyboardInterrupt):
             train(optimizer, model, 4)
         assert (read(tmp_path / "run.zo").steps, optimizer.t) == (4, 3)
