@@ -92,7 +92,17 @@ class At:
         return self.step
 
 
-OURS = ("optimizer.py", "overlay.py", "query.py", "interrupts.py", "_python_dispatch.py", "signal.py", "hooks.py")
+OURS = (
+    "optimizer.py",
+    "overlay.py",
+    "query.py",
+    "interrupts.py",
+    "_python_dispatch.py",
+    "signal.py",
+    "hooks.py",
+    "_contextlib.py",
+    "grad_mode.py",
+)
 STACKED = (*OURS, "stacked.py", "vmap.py", "pyfunctorch.py", "contextlib.py")
 
 
@@ -141,6 +151,8 @@ def test_a_step_at_every_moment(make: Callable[[nn.Module], Any], files: tuple[s
         assert not nn.modules.module._global_forward_pre_hooks, told.where
         assert not nn.modules.module._global_forward_hooks, told.where
         assert not query._under_way, told.where
+        assert torch.is_grad_enabled(), told.where
+        assert not torch.is_inference_mode_enabled(), told.where
         while other.t < optimizer.t:
             step(other, twin)
         made += optimizer.t
@@ -224,6 +236,21 @@ def test_a_block_in_a_block() -> None:
     with delayed() as signals, pytest.raises(DeadlineError):
         signals.through(function)
     assert done == ["all of it"]
+
+
+def test_a_function_that_is_let_through_in_a_block_of_a_block() -> None:
+    """As the closure of a query of an estimate."""
+    done = []
+
+    def function() -> None:
+        signal.raise_signal(signal.SIGALRM)
+        done.append("not this")
+
+    with delayed(), delayed() as signals:
+        with pytest.raises(DeadlineError):
+            signals.through(function)
+        done.append("on")
+    assert done == ["on"]
 
 
 def test_a_block_whose_handlers_could_not_be_put_back() -> None:

@@ -7,13 +7,15 @@ while a function of the user runs in its midst.
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
@@ -26,6 +28,7 @@ class Delayed:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Handler] = {}
+        self._outer: Delayed | None = None  # a block around this one
         self._arrived: list[tuple[int, FrameType | None]] = []
         self._open = False  # one assignment opens and closes: no handler can run in the midst of it
         self._over = False
@@ -36,6 +39,8 @@ class Delayed:
                 handler = _real(number, signal.getsignal(number))
                 if callable(handler):
                     self._handlers[number] = handler
+                    owner = getattr(handler, "__self__", None)
+                    self._outer = owner if isinstance(owner, Delayed) else self._outer
                     signal.signal(number, self._arrive)
         except BaseException:  # of a handler that was not replaced yet
             self._end()
@@ -47,6 +52,11 @@ class Delayed:
 
     def through(self, function: Callable[[], T]) -> T:
         """The function's result; a signal is answered in its midst, and one that has waited before it begins."""
+        if self._outer is not None:
+            return self._outer.through(lambda: self._alone(function))
+        return self._alone(function)
+
+    def _alone(self, function: Callable[[], T]) -> T:
         self._open = True
         try:
             self._answer()
@@ -105,6 +115,17 @@ class _Nothing(Delayed):
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def held(function: Callable[P, T]) -> Callable[P, T]:
+    """The function in a block of its own.  Outermost among decorators: whatever torch's set is set back."""
+
+    @functools.wraps(function)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        with delayed():
+            return function(*args, **kwargs)
+
+    return whole
 
 
 def delayed() -> Delayed:

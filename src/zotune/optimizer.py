@@ -17,7 +17,7 @@ from zotune import kernels
 from zotune.checks import check_number
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
-from zotune.interrupts import delayed
+from zotune.interrupts import delayed, held
 from zotune.noise import NOISES, Key
 from zotune.perturbations import Dense, Part, Perturbation, Slot
 from zotune.rules import Rule
@@ -135,6 +135,7 @@ class ZerothOrder(Slotted):
         """The probes of the coming step."""
         return self.estimator.plan
 
+    @held
     @torch.no_grad()
     def estimate(self, closure: Closure, weight: float = 1.0) -> float:
         """Evaluate all probes of the coming step on one batch, and add the losses to those of the step.
@@ -221,6 +222,7 @@ class ZerothOrder(Slotted):
         hooks[handle.id] = hook
         return handle
 
+    @held
     @torch.inference_mode(False)  # state made in inference mode could not be changed outside it
     @torch.no_grad()
     def tell(self, losses: Sequence[float]) -> None:

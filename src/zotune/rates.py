@@ -41,6 +41,7 @@ import torch
 
 from zotune.checks import check_count, check_number
 from zotune.evaluators import Closure
+from zotune.interrupts import held
 from zotune.methods import MeZOSVRG
 from zotune.optimizer import ZerothOrder
 from zotune.probing import (
@@ -144,6 +145,7 @@ def suggest_rate(
     return measure(optimizer, batches, steps=planned, schedule=schedule, factor=factor).rate
 
 
+@held
 @torch.no_grad()
 def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate: Rate) -> float | None:
     """The curvature of a rate as it is now, for `zotune.Pace.measured`: it grows in training, most in the first steps.
@@ -177,6 +179,7 @@ class Measurement(Spent):
     rate: Rate | None = None
 
 
+@held
 @torch.no_grad()
 def measure(
     optimizer: ZerothOrder,

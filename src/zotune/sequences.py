@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from zotune.interrupts import delayed
+from zotune.interrupts import delayed, held
 from zotune.perturbations import Dense, Slot
 from zotune.rules import SGD
 
@@ -62,6 +62,7 @@ def _plain(optimizer: ZerothOrder) -> bool:
     )
 
 
+@held
 @torch.inference_mode(False)
 @torch.no_grad()
 def _make(optimizer: ZerothOrder, steps: Sequence[tuple[float | None, tuple[float, ...]]]) -> None:

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 from zotune.evaluators import Closure
+from zotune.interrupts import held
 from zotune.pace import Pace
 from zotune.probing import curvature_now
 
@@ -354,9 +355,10 @@ class ZOTrainer(Lifecycle):
             batches.append(StepBatch(inputs, rows, partial(self._loss_on, self._module.eval()), self._portions))
         return list(itertools.islice(itertools.cycle(batches), count))
 
+    @held
     @torch.no_grad()
     def curvature(self, length: float, count: int) -> float:
-        """`zotune.rates.curvature_now` on the last batches of an epoch, 0 if it is not certain; the trajectory has it
+        """`zotune.probing.curvature_now` on the last batches of an epoch, 0 if it is not certain; the trajectory has it
         from now on."""
         assert self.zeroth_order is not None
         found = curvature_now(self.zeroth_order, self.step_batches(count, last=True), length) or 0.0
