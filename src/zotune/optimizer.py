@@ -17,7 +17,7 @@ from zotune import kernels
 from zotune.checks import check_number
 from zotune.estimators import Estimator, Probe
 from zotune.evaluators import Closure, Evaluator, Overlay
-from zotune.interrupts import delayed, held
+from zotune.interrupts import Delayed, delayed, held
 from zotune.noise import NOISES, Key
 from zotune.perturbations import Dense, Part, Perturbation, Slot
 from zotune.rules import Rule
@@ -222,9 +222,6 @@ class ZerothOrder(Slotted):
         hooks[handle.id] = hook
         return handle
 
-    @held
-    @torch.inference_mode(False)  # state made in inference mode could not be changed outside it
-    @torch.no_grad()
     def tell(self, losses: Sequence[float]) -> None:
         """Update from the losses of the plan alone, without running the model.
 
@@ -234,7 +231,12 @@ class ZerothOrder(Slotted):
         Raises:
             ValueError: if their number is wrong or one is not finite.
         """
-        losses = [float(loss) for loss in losses]
+        with delayed() as signals:
+            self._tell([float(loss) for loss in losses], signals)
+
+    @torch.inference_mode(False)  # state made in inference mode could not be changed outside it
+    @torch.no_grad()
+    def _tell(self, losses: list[float], signals: Delayed) -> None:
         plan = self.plan()
         if len(losses) != len(plan):
             raise ValueError(f"{len(losses)} losses were given, but the step's plan has {len(plan)} probes")
@@ -243,20 +245,19 @@ class ZerothOrder(Slotted):
         slots = self._active()
         self._refresh(slots)
         self._check_update(slots)
-        with delayed() as signals:
-            rates = [{name: group[name] for name in _RATES if name in group} for group in self.param_groups]
-            try:
-                signals.through(lambda: self._ask_hooks(losses))
-                self._update(slots, losses)
-                self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
-                self.last_rates = tuple(float(group["lr"]) for group in self.param_groups)
-                self.queries += len(plan)
-                self.t += 1
-                # here: a request to stop is answered at the end of this block
-                self._sums, self._weight, self._recalled = [], 0.0, None
-            finally:
-                for group, own in zip(self.param_groups, rates, strict=False):  # a hook may have added a group
-                    group.update(own)
+        rates = [{name: group[name] for name in _RATES if name in group} for group in self.param_groups]
+        try:
+            signals.through(lambda: self._ask_hooks(losses))
+            self._update(slots, losses)
+            self.last_loss, self.last_losses = self._mean(losses), tuple(losses)
+            self.last_rates = tuple(float(group["lr"]) for group in self.param_groups)
+            self.queries += len(plan)
+            self.t += 1
+            # here: a request to stop is answered after the step
+            self._sums, self._weight, self._recalled = [], 0.0, None
+        finally:
+            for group, own in zip(self.param_groups, rates, strict=False):  # a hook may have added a group
+                group.update(own)
 
     def _ask_hooks(self, losses: Sequence[float]) -> None:
         for hook in (*self._listeners.values(), *self._recorders.values()):

@@ -73,7 +73,7 @@ def sample_on(optimizer: ZerothOrder, batch: Batch, length: float) -> Sample:
     here, *around = batch.losses(optimizer, plan_of(optimizer, length))
     pairs = list(zip(around[0::2], around[1::2], strict=True))
     slopes = [(plus - minus) / (2.0 * length * eps) for plus, minus in pairs]
-    curvatures = [(plus + minus - 2.0 * here) / (length * eps) ** 2 for plus, minus in pairs]
+    curvatures = [_curvature(here, plus, minus, length * eps) for plus, minus in pairs]
     # What the method's own plan would see, to second order: its probes are of length 1.
     count = len(slopes)
     losses = [
@@ -103,11 +103,10 @@ class Spent:
 def samples_on(optimizer: ZerothOrder, batches: Sequence[Batch], length: float, spent: Spent) -> list[Sample] | None:
     """Samples on all batches; None where probes are too long for the loss to be finite."""
     stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
-    samples = []
+    samples, passes = [], passes_of(optimizer)
     for batch in batches:
-        plan = plan_of(optimizer, length)
-        spent.queries += len(plan)
-        spent.forwards += len(plan) * batch.rows
+        spent.queries += passes
+        spent.forwards += passes * batch.rows
         try:
             samples.append(sample_on(optimizer, batch, length))
         except NonFiniteLossError as error:
@@ -136,13 +135,26 @@ def is_certain(samples: Sequence[Sample]) -> bool:
 
 def error_of(samples: Sequence[Sample]) -> float:
     """Standard error of the mean curvature."""
-    curvatures = [h for sample in samples for h in sample.curvatures]
-    return statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
+    return _standard_error([h for sample in samples for h in sample.curvatures])
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+
+
+def _curvature(here: float, plus: float, minus: float, distance: float) -> float:
+    """The second difference of losses at and on both sides of the weights."""
+    return (plus + minus - 2.0 * here) / distance**2
 
 
 def probed(optimizer: ZerothOrder) -> int:
     """Directions of a step along which it is measured; they stand for the others."""
     return min(DIRECTIONS, optimizer.estimator.directions)
+
+
+def passes_of(optimizer: ZerothOrder) -> int:
+    """Queries of `plan_of`."""
+    return 2 * probed(optimizer) + 1
 
 
 def curvature_now(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> float | None:
@@ -154,10 +166,10 @@ def curvature_now(optimizer: ZerothOrder, batches: Sequence[Batch], length: floa
             query = _OTHERS + number
             plan = [Probe(0, 0), Probe(query, length), Probe(query, -length)]
             here, plus, minus = batch.losses(optimizer, plan)
-            found.append((plus + minus - 2.0 * here) / (length * eps) ** 2)
+            found.append(_curvature(here, plus, minus, length * eps))
     except NonFiniteLossError:
         return None
-    mean, error = statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
+    mean, error = statistics.fmean(found), _standard_error(found)
     return mean + error if mean > SURE * error else None
 
 

@@ -54,7 +54,7 @@ from zotune.probing import (
     error_of,
     is_certain,
     mean_curvature,
-    probed,
+    passes_of,
     rise_at,
     samples_on,
 )
@@ -235,12 +235,12 @@ def measure(
 
 def batches_for(optimizer: ZerothOrder) -> int:
     """Batches that a probe of about `QUERIES` forward passes takes, 2 or more."""
-    return max(2, QUERIES // (2 * probed(optimizer) + 1))
+    return max(2, QUERIES // passes_of(optimizer))
 
 
 def most_queries(optimizer: ZerothOrder) -> int:
     """Forward passes over a batch that a measurement takes at most."""
-    count, passes = batches_for(optimizer), 2 * probed(optimizer) + 1
+    count, passes = batches_for(optimizer), passes_of(optimizer)
     return (len(LENGTHS) * math.ceil(count / 3) + count) * passes
 
 

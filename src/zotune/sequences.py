@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from zotune.interrupts import delayed, held
+from zotune.interrupts import held
 from zotune.perturbations import Dense, Slot
 from zotune.rules import SGD
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Told: TypeAlias = tuple[float | None, Sequence[float]]
 """The learning rate of all groups, or None for that of the step before; and the losses."""
 
-_OWN = ("plan", "tell", "_apply", "_check_update", "_refresh", "_terms", "_update")
+_OWN = ("plan", "tell", "_tell", "_apply", "_check_update", "_refresh", "_terms", "_update")
 
 
 def tell_all(optimizer: ZerothOrder, steps: Sequence[Told]) -> None:
@@ -68,25 +68,24 @@ def _plain(optimizer: ZerothOrder) -> bool:
 def _make(optimizer: ZerothOrder, steps: Sequence[tuple[float | None, tuple[float, ...]]]) -> None:
     slots = optimizer._active()
     weights = _weights(optimizer, slots, [losses for _, losses in steps])
-    with delayed():
-        rates: list[list[float]] = []
-        for rate, _ in steps:
-            if rate is not None:
-                set_rate(optimizer, rate)
-            rates.append([float(slot.group["lr"]) for slot in slots])
-        for number, slot in enumerate(slots):
-            SGD.steps(
-                slot,
-                [
-                    (optimizer._terms(slot, own, step), rate[number], slot.key.at(step=step, tag="rounding"))
-                    for step, (own, rate) in enumerate(zip(weights[slot.group["eps"]], rates, strict=True), optimizer.t)
-                ],
-            )
-        last = steps[-1][1]
-        optimizer.last_loss, optimizer.last_losses = optimizer._mean(last), last
-        optimizer.queries += len(steps) * len(last)
-        optimizer.t += len(steps)
-        optimizer._sums, optimizer._weight = [], 0.0
+    rates: list[list[float]] = []
+    for rate, _ in steps:
+        if rate is not None:
+            set_rate(optimizer, rate)
+        rates.append([float(slot.group["lr"]) for slot in slots])
+    for number, slot in enumerate(slots):
+        SGD.steps(
+            slot,
+            [
+                (optimizer._terms(slot, own, step), rate[number], slot.key.at(step=step, tag="rounding"))
+                for step, (own, rate) in enumerate(zip(weights[slot.group["eps"]], rates, strict=True), optimizer.t)
+            ],
+        )
+    last = steps[-1][1]
+    optimizer.last_loss, optimizer.last_losses = optimizer._mean(last), last
+    optimizer.queries += len(steps) * len(last)
+    optimizer.t += len(steps)
+    optimizer._sums, optimizer._weight = [], 0.0
 
 
 def _weights(
