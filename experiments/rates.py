@@ -70,6 +70,7 @@ TEST: dict[str, dict[str, Any]] = {
 }
 TRIALS = ("1", "2")
 RATIO = 1.8
+NEAR = 0.05  # rates of earlier searches that need not be tried again
 
 
 def settings(case: dict[str, Any], method: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -154,11 +155,16 @@ def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
     if "auto" not in found:
         found["auto"] = [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
         keep()
-    middle = found["auto"][0]["lr"]
+    known = {rate: mean_loss(runs) for rate, runs in found.items() if rate != "auto"}
+    middle = float(min(known, key=known.__getitem__)) if known else found["auto"][0]["lr"]
 
     def loss(number: int) -> float:
-        rate = repr(float(f"{middle * RATIO**number:.3g}"))
-        if rate not in found:
+        wanted = middle * RATIO**number
+        rate = repr(float(f"{wanted:.3g}"))
+        near = [other for other in found if other != "auto" and abs(float(other) / wanted - 1.0) < NEAR]
+        if near:
+            rate = near[0]
+        else:
             both = {"lr": rate, "lr_mezosvrg_mb": rate} if method == "ZOSVRG" else {"lr": rate}
             found[rate] = [trained({**given, **both, "trial": trial}) for trial in TRIALS]
             keep()

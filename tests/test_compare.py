@@ -21,7 +21,7 @@ from zotune.compare.running import can_go_on, run_folder, state_of
 from zotune.compare.statistics import band, binned, difference, mean_of, reaching
 from zotune.config import ConfigError, compare_from_text
 from zotune.config.compare import CompareConfig, labelled
-from zotune.hf.pacing import cost_again, steps_again
+from zotune.hf.pacing import steps_again
 
 __all__ = ["shelf", "workshop"]
 
@@ -101,7 +101,7 @@ def test_methods_with_flags_of_their_own():
             "LOREN --num_queries 1: --num_queries with LOREN must be at least 2",
         ),
         (["--task", "boolk"], "Did you mean 'boolq'?"),
-        (["--algorithms", "ZO --lr auto", "--budget_queries", "800"], "--lr auto and the first step may take"),
+        (["--algorithms", "ZO --lr auto", "--budget_queries", "350"], "--lr auto and the first step may take"),
         (["--budget_queries", "7"], "ZO, trial 0: --budget_queries 7 is less than the 16 forward passes"),
     ],
 )
@@ -388,7 +388,7 @@ def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
     capsys.readouterr()
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
-    assert costs == {"ZO --lr auto": 3200.0, "LOZO": 3200.0}
+    assert all(3200.0 - 32.0 < cost <= 3200.0 for cost in costs.values())  # a step takes 32
 
 
 def test_a_rate_that_cannot_be_measured_does_not_take_the_report_of_the_others(workshop, capsys):
@@ -402,12 +402,10 @@ def test_a_rate_that_cannot_be_measured_does_not_take_the_report_of_the_others(w
 
 
 def test_costs_in_the_midst_of_a_run_are_where_they_were_made():
-    before = _Before(forwards=1000, seconds=0.0, again=2, steps=100, config={"batchsize": 4})
-    each = cost_again(4)
-    steps = steps_again(2, 100)
-    assert [before.at(step) for step in (0, steps[0], steps[0] + 1, steps[1], steps[1] + 1, 100)] == [
-        *(1000 - 2 * each, 1000 - 2 * each, 1000 - each, 1000 - each, 1000, 1000)
-    ]
+    """Six measurements of 20 passes each, before the steps 3, 7, 12, 20, 35 and 55."""
+    before = _Before(forwards=1000, later=120, seconds=0.0, steps=100)
+    assert sorted(steps_again(100)) == [3, 7, 12, 20, 35, 55]
+    assert [before.at(step) for step in (0, 3, 4, 7, 8, 55, 56, 100)] == [880, 880, 900, 900, 920, 980, 1000, 1000]
 
 
 def test_a_killed_run_is_said_and_the_others_are_reported(workshop, capsys, monkeypatch):

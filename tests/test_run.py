@@ -52,7 +52,7 @@ def test_without_settings_the_embedded_model_learns_generated_text(capsys, monke
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((run / "config.json").read_text())
     assert config["lr"] == config["lr_measured"]["lr"] > 0.0
-    assert f"--lr auto: {config['lr']:.3g}, from slope" in err
+    assert f"--lr auto: {config['lr']:.3g}, {config['lr_measured']['share']:.0%} of the best single step" in err
     assert f"lr {config['lr']:g} (the default; --lr sets it)" in err
 
 

@@ -1,17 +1,19 @@
-"""A measured rate as the run goes on: it follows the slopes, for the schedule ``adaptive``.
+"""A measured rate as the run goes on: it follows the curvature, for the schedule ``adaptive``.
 
-The symbols are those of `zotune.rates`.  In the run the slopes change, and the curvature with them.  With v the
-variance of the losses of a step's plan over eps^2, which for MeZO is c^2, `Pace` takes
+The symbols are those of `zotune.rates`: a step takes s_t sigma eta*_t, where s_t rises in the first tenth of the run
+and falls to zero along a line in the last three, with the line search of now,
 
-    eta_t = s_t min(eta_0 sqrt(v_0 h_0 / (v_t h_t)), eta* h_0 / h_t),      h_t = max(h_m, kappa v_t),
+    eta*_t = eta* h_0 / h_t                       for a rate that is multiplied with slopes,
+    eta*_t = eta* h_0 / h_t  sqrt(v_t / v_0)      for one of an update that is normalised by itself (Adam, FZOO),
 
-with a running mean of v.  The first term keeps what a step costs, eta^2 v h, where it was planned; the second one is
-the line search.  h_m is the curvature as it was measured last: `Pace.measured` takes over a new one.  A fresh head has
-little at first and several times as much after a tenth of the run, so that measurement matters more than the first.
-In between, the Hessian of a calibrated model is the Fisher information, B times the variance of a batch's slope over
-batches of B examples, so it grows as v does: kappa = min(h_m / v_m, B / 2), where the second one is for slopes that
-were small by chance.  Where an update is normalised by itself (Adam, FZOO) the rate is multiplied by sqrt(v_t / v_0)
-besides, and never rises.
+v being a running mean of the variance of the losses of a step's plan over eps^2, which for MeZO is c^2.  h_t is what
+measurements say (`Pace.measured`): behind a fresh head the curvature doubles or triples in the first tenth of a run.
+Each is uncertain by its standard error r, and the ones before have become old, so they are combined as a scalar Kalman
+filter does: with the variance p of what is known,
+
+    p <- p + (DRIFT h)^2,      k = p / (p + r^2),      h <- h + k (h_measured - h),      p <- (1 - k) p,
+
+and h_t = h + sqrt(p), because too small a curvature costs more than too large a one.
 """
 
 from __future__ import annotations
@@ -23,54 +25,60 @@ from typing import Final
 from zotune.methods import FZOO
 from zotune.optimizer import ZerothOrder
 from zotune.probing import spread_of
-from zotune.rates import Rate
+from zotune.rates import DECAY, WARM_UP, Rate
 from zotune.rules import Adam
 
-RISE: Final = 2.0
-"""How many times as large a rate may become while slopes fall."""
+DRIFT: Final = 0.3
+"""Change of the curvature between two measurements that is nothing unusual, as a share of it."""
+
+FALL: Final = 4.0
+"""How many times smaller a measurement may make the curvature: noise can be larger than what is measured."""
 
 MEMORY: Final = 0.98
 """Share of the running mean that a step leaves."""
 
-WARM_UP: Final = 0.1
-"""Share of the steps in which an adaptive rate rises to eta_0: a fresh head has small slopes at first, which tell
-little."""
+MEASURED: Final = 4
+"""Steps that the measured v_0 counts as in the running mean."""
 
 UNMEASURED: Final = 10
 """Steps whose mean stands for v_0 where it was not measured."""
 
 
 class Pace:
-    """Lets the rate of a run follow the slopes; see the equations above.
+    """Lets the rate of a run follow the curvature; see the equations above.
 
     An instance is a hook of the optimizer, and multiplies the rate that the groups have when an update begins, a
     schedule's or their own, for that update::
 
-        optimizer.register_tell_hook(Pace(rate, rows=16))
+        optimizer.register_tell_hook(Pace(rate, total=1000))
 
     Args:
-        rate: what was measured; None: the mean of the first `UNMEASURED` steps is v_0, and they keep their rate.
-        rows: examples of a step, B; None: not known.
-        warm_up: steps in which the rate rises; `WARM_UP` of the run's are.
+        rate: what was measured; None: there is no curvature to follow, and the mean of the first `UNMEASURED` steps is
+            v_0.
+        total: steps of the run: the rate rises in the first `WARM_UP` of them and falls to zero along a line in the
+            last `DECAY`; None: it does neither.
 
     Attributes:
+        total: steps of the run.
         spread: v_0, None until it is known.
         mean: running mean of v.
         steps: steps that are in it.
+        curvature: h, None if none was measured.
+        variance: p.
     """
 
-    def __init__(self, rate: Rate | None = None, *, rows: int | None = None, warm_up: int = 0) -> None:
-        self.warm_up = warm_up
-        self._limit = math.inf
-        self._curvature: tuple[float, float] | None = None  # h_0 and h_m
-        self._rows = math.inf if rows is None else float(rows)
+    def __init__(self, rate: Rate | None = None, *, total: int | None = None) -> None:
+        self.total = total
         self.spread: float | None = None
-        self.spread_then = 0.0
         self.mean, self.steps, self._before = 0.0, 0, 0
-        if rate is not None and rate.spread > 0.0 and rate.lr > 0.0:
-            self.spread = self.mean = rate.spread
-            self._limit, self._before = rate.step / rate.lr, UNMEASURED  # the measurement counts as so many steps
-            self._curvature, self.spread_then = (rate.curvature, rate.curvature), rate.spread
+        self.curvature: float | None = None
+        self.variance = self._first = 0.0
+        if rate is not None:
+            self.curvature, self.variance = rate.curvature, rate.error**2
+            self._first = rate.curvature + rate.error
+            if rate.spread > 0.0:
+                self.spread = self.mean = rate.spread
+                self._before = MEASURED  # the measurement counts as so many steps
         self._step = -1  # whose update is being made
 
     def __call__(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
@@ -79,39 +87,41 @@ class Pace:
             self._take(optimizer, losses)
             self._step = optimizer.t
         factor = self.factor(normalised=isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO))
-        factor *= min(1.0, (optimizer.t + 1) / (self.warm_up + 1))
+        factor *= self.planned(optimizer.t)
         for group in optimizer.param_groups:
             group["lr"] = float(group["lr"]) * factor
             if "lr_minibatch" in group and not (group.get("initial_lr") or group.get("max_lr")):
                 group["lr_minibatch"] *= factor  # with a scheduler it follows lr by itself
 
+    def planned(self, step: int) -> float:
+        """s_t of a step, counted from 0."""
+        if self.total is None:
+            return 1.0
+        rising = (step + 1) / (round(WARM_UP * self.total) + 1)
+        falling = (self.total - step) / max(1.0, DECAY * self.total)
+        return max(0.0, min(1.0, rising, falling))
+
     def factor(self, *, normalised: bool = False) -> float:
-        """By what the rate is multiplied, with the present mean."""
-        if not self.spread or self.mean == 0.0:
-            return 1.0
-        root = math.sqrt(self.spread / self.mean)
-        flatter = self._flatter()
-        cost, line = root * math.sqrt(flatter), self._limit * flatter
-        return min(1.0, min(cost, line) / root) if normalised else min(RISE, cost, line)
+        """By what the rate is multiplied, with the present mean and curvature."""
+        factor = 1.0
+        if self.curvature is not None:
+            factor = self._first / (self.curvature + math.sqrt(self.variance))
+        return factor * math.sqrt(self.mean / self.spread) if normalised and self.spread else factor
 
-    @property
-    def curvature(self) -> float | None:
-        """h_m, what was measured last."""
-        return None if self._curvature is None else self._curvature[1]
+    def measured(self, value: float, error: float) -> None:
+        """Take a curvature of now into account.
 
-    def measured(self, curvature: float, spread: float | None = None) -> None:
-        """Take over a curvature that was measured in the run, when the mean was ``spread``: now if that is left out."""
-        if self._curvature is not None:
-            self._curvature = self._curvature[0], curvature
-            self.spread_then = self.mean if spread is None else spread
-
-    def _flatter(self) -> float:
-        """h_0 / h_t."""
-        if self._curvature is None:
-            return 1.0
-        first, last = self._curvature
-        kappa = min(last / self.spread_then, self._rows / 2.0) if self.spread_then else 0.0
-        return first / max(last, kappa * self.mean)
+        Args:
+            value: mean, in loss per eps^2.
+            error: its standard error.
+        """
+        if self.curvature is None:
+            return
+        old = self.variance + (DRIFT * self.curvature) ** 2
+        larger = min(max(1.0, self.curvature / value), FALL) if value > 0.0 else FALL
+        weight = old / (old + (error * larger) ** 2) if math.isfinite(error) else 0.0
+        self.curvature = max(self.curvature + weight * (value - self.curvature), self.curvature / FALL)
+        self.variance = (1.0 - weight) * old
 
     def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
         if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared

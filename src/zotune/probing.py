@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from zotune.estimators import Probe
 from zotune.evaluators import Closure, NonFiniteLossError
@@ -52,13 +52,21 @@ def losses_at(optimizer: ZerothOrder, plan: Sequence[Probe], closure: Closure) -
 
 @dataclass(frozen=True)
 class Sample:
-    """What one batch shows: its loss, c_k, h_k, and of the method's own plan w_k and the variance over eps^2."""
+    """What one batch shows: its loss, c_k, h_k, and of the method's own plan w_k and the variance over eps^2; only loss
+    and curvature if it was looked at along one direction alone."""
 
     loss: float
     slopes: list[float]
     curvatures: list[float]
     weights: list[float]
     spread: float
+
+
+class Curvature(NamedTuple):
+    """A curvature with its standard error, loss per eps^2."""
+
+    value: float
+    error: float
 
 
 def plan_of(optimizer: ZerothOrder, length: float) -> list[Probe]:
@@ -85,6 +93,14 @@ def sample_on(optimizer: ZerothOrder, batch: Batch, length: float) -> Sample:
     return Sample(here, all_slopes, curvatures, weights, spread_of(losses, eps))
 
 
+def look_on(optimizer: ZerothOrder, batch: Batch, length: float, query: int = 0) -> Sample:
+    """Loss and curvature along one direction of the present step."""
+    eps = float(optimizer.param_groups[0]["eps"])
+    plan = [Probe(query, 0), Probe(query, length), Probe(query, -length)]
+    here, plus, minus = batch.losses(optimizer, plan)
+    return Sample(here, [], [_curvature(here, plus, minus, length * eps)], [], 0.0)
+
+
 @dataclass
 class Spent:
     """What a measurement takes.
@@ -100,15 +116,18 @@ class Spent:
     error: NonFiniteLossError | None = None
 
 
-def samples_on(optimizer: ZerothOrder, batches: Sequence[Batch], length: float, spent: Spent) -> list[Sample] | None:
-    """Samples on all batches; None where probes are too long for the loss to be finite."""
+def samples_on(
+    optimizer: ZerothOrder, batches: Sequence[Batch], length: float, spent: Spent, *, alone: bool = False
+) -> list[Sample] | None:
+    """Samples on all batches, along one direction alone if asked; None where probes are too long for the loss to be
+    finite."""
     stride = max(1, getattr(optimizer, "period", 1), optimizer.param_groups[0].get("period", 1))
-    samples, passes = [], passes_of(optimizer)
+    samples, passes = [], 3 if alone else passes_of(optimizer)
     for batch in batches:
         spent.queries += passes
         spent.forwards += passes * batch.rows
         try:
-            samples.append(sample_on(optimizer, batch, length))
+            samples.append((look_on if alone else sample_on)(optimizer, batch, length))
         except NonFiniteLossError as error:
             spent.error = error
             return None
@@ -116,11 +135,11 @@ def samples_on(optimizer: ZerothOrder, batches: Sequence[Batch], length: float, 
     return samples
 
 
-def rise_at(optimizer: ZerothOrder, samples: Sequence[Sample], length: float) -> float:
-    """Share of the loss by which it rises at that length from the weights."""
+def rise_of(optimizer: ZerothOrder, curvature: float, samples: Sequence[Sample], length: float) -> float:
+    """Share of the samples' loss by which it rises at that length from the weights."""
     loss = statistics.fmean([abs(s.loss) for s in samples])
     walked = length * float(optimizer.param_groups[0]["eps"])
-    return walked**2 / 2.0 * mean_curvature(samples) / loss if loss else 0.0
+    return walked**2 / 2.0 * curvature / loss if loss else 0.0
 
 
 def mean_curvature(samples: Sequence[Sample]) -> float:
@@ -157,20 +176,14 @@ def passes_of(optimizer: ZerothOrder) -> int:
     return 2 * probed(optimizer) + 1
 
 
-def curvature_now(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> float | None:
+def curvature_now(optimizer: ZerothOrder, batches: Sequence[Batch], length: float) -> Curvature | None:
     """The curvature of `Rate` at the present weights, along one direction for each batch: those of the coming step, but
-    others than its queries'.  None where it is not certain to be above zero."""
-    eps, found = float(optimizer.param_groups[0]["eps"]), []
+    others than its queries'.  None where a loss is not finite."""
     try:
-        for number, batch in enumerate(batches):
-            query = _OTHERS + number
-            plan = [Probe(0, 0), Probe(query, length), Probe(query, -length)]
-            here, plus, minus = batch.losses(optimizer, plan)
-            found.append(_curvature(here, plus, minus, length * eps))
+        found = [look_on(optimizer, batch, length, _OTHERS + number) for number, batch in enumerate(batches)]
     except NonFiniteLossError:
         return None
-    mean, error = statistics.fmean(found), _standard_error(found)
-    return mean + error if mean > SURE * error else None
+    return Curvature(mean_curvature(found), error_of(found))
 
 
 def spread_of(losses: Sequence[float], eps: float) -> float:

@@ -1,4 +1,4 @@
-"""A learning rate from a few dozen losses: the step that a method's own estimate would like to make.
+"""A learning rate from a few dozen losses: a share of the step that a method's own estimate would like to make.
 
 Along a direction D(x_k) the loss has the slope c_k and the curvature h_k,
 
@@ -11,18 +11,21 @@ the Hessian's trace), so to second order the loss changes by
     - eta gain sum_k w_k c_k + eta^2 gain^2 h / 2 sum_k w_k^2,
 
 which is least at eta* = sum_k w_k c_k / (gain h sum_k w_k^2): the line search along the estimated direction, in
-closed form.  For MeZO it is 1 / h whatever the slope.  It fits one step.  Over T steps the second term adds up, while
-the first is mostly noise of the batches, so a run wants the rate at which all of its T steps cost no more than a share
-theta of the loss that there is to lose,
+closed form.  For MeZO it is 1 / h whatever the slope.  It fits the loss of one batch.  Over a run the second term adds
+up, while most of the first is noise of the batches: T steps along K directions each at a share sigma of eta* cost
+sigma^2 T K / 2 times what a direction's slope can gain.  For that to be the same in runs of any length the share falls
+with the root of the number of directions, the 1 / sqrt(T) of stochastic descent (Ghadimi & Lan 2013, SIAM J. Optim.
+23(4), section 3):
 
-    eta_T = sqrt(2 theta f(W) / (N gain^2 h sum_k w_k^2)),      N = sum_t s_t^2,
+    eta_0 = sigma eta*,      sigma = min(LARGEST_SHARE, REACH / sqrt(M)),      M = K sum_t s_t^2,
 
-where s_t is the share of the rate that the schedule leaves in step t: N = T for a constant rate, T / 3 for one that
-falls to zero along a line, 3 T / 8 along a cosine.  It is the 1 / sqrt(T) of stochastic descent (Ghadimi & Lan 2013,
-SIAM J. Optim. 23(4), section 3).  The rate taken is the smaller one of `SAFETY` eta* and eta_T times a factor of the
-method, `FACTORS`; both are measured (experiments).
+where s_t is the share of the rate that the schedule leaves in step t: the sum of squares is T for a constant rate,
+T / 3 for one that falls to zero along a line, 3 T / 8 along a cosine.  REACH is measured: the best constant rate is
+near one tenth of eta* in runs of 250 directions, for every method, task, model and tuning that we have tried
+(experiments).
 
-What becomes of the rate while the run goes on is in `zotune.pace`.
+The law needs the curvature as it is during the run, which is several times that of the first weights; see
+`zotune.pace`.
 
 Rules that rescale the estimate get the rate that moves the weights as much: Adam divides by the root of its second
 moment, which is that of sum_k w_k^2; heavy-ball momentum adds up 1 / (1 - beta) steps; MeZO-SVRG walks along one
@@ -48,6 +51,7 @@ from zotune.probing import (
     SURE,
     Alone,
     Batch,
+    Curvature,
     Sample,
     Spent,
     curvature_now,
@@ -55,28 +59,54 @@ from zotune.probing import (
     is_certain,
     mean_curvature,
     passes_of,
-    rise_at,
+    rise_of,
     samples_on,
 )
 from zotune.rules import Adam, Momentum
 
-SAFETY: Final = 0.3
+LARGEST_SHARE: Final = 0.3
 """Share of eta* that is never exceeded."""
 
-THETA: Final = 0.15
-"""Share of the loss that the noise of all steps may cost."""
+REACH: Final = 2.0
+"""Share of eta* times the root of the number of directions."""
 
-FACTORS: Final = {"ZOAdam": 0.85, "FZOO": 0.6}
-"""What a method can take in place of eta_T, by class; 1 for the others.  Where slopes become small, dividing by them
-makes the steps of these two larger than they were at first."""
+UNKNOWN: Final = 1000
+"""Steps of a run whose number is not given."""
 
-TUNINGS: Final = {"lora": 2.0, "prefix": 1.5, "prompt": 1.5}
+RISE: Final = 0.05
+"""Share of the loss by which it rises at the ends of the probes."""
+
+FACTORS: Final = {"LOZO": 0.6}
+"""What a method can take in place of eta_0, by class; 1 for the others.  Directions of LOZO share a factor for a whole
+interval, so the noise of its steps averages out less."""
+
+TUNINGS: Final[dict[str, float]] = {}
 """The same by what is trained, for `suggest_rate`'s ``factor``; 1 for the others."""
 
 QUERIES: Final = 48
 """Forward passes that the measurement takes about; a third as many and more find the length of its probes."""
 
-_SHARES: Final = {"constant": 1.0, "linear": 1.0 / 3.0, "cosine": 3.0 / 8.0, "adaptive": 1.0 / 3.0}
+SMALL: Final = 24
+"""Small batches of a trainer, along one direction each, that show the curvature ..."""
+
+WHOLE: Final = 9
+"""... and passes over whole ones, which show what the method makes of its losses."""
+
+PART: Final = 8
+"""Rows of a step over those of a small batch."""
+
+WARM_UP: Final = 0.1
+"""Share of the steps in which an adaptive rate rises to eta_0: the curvature grows fastest there."""
+
+DECAY: Final = 0.3
+"""Share of the steps, the last ones, in which it falls to zero along a line."""
+
+_SHARES: Final = {
+    "constant": 1.0,
+    "linear": 1.0 / 3.0,
+    "cosine": 3.0 / 8.0,
+    "adaptive": 1.0 - 2.0 / 3.0 * (WARM_UP + DECAY),
+}
 """sum_t s_t^2 / T of each schedule."""
 
 LENGTHS: Final = (4.0, 32.0, 256.0)
@@ -90,10 +120,10 @@ class Rate:
 
     Attributes:
         lr: to be taken; like every rate of its method, weights per unit of the estimate.
-        step: eta*, best for a single step.
-        run: eta_T, for all steps; infinity where their number is not known.
-        curvature: mean of h_k plus its standard error, or two of them where it is not certain to be above zero; loss
-            per eps^2.
+        step: eta*, best for a single step, where the curvature is larger by its error.
+        share: sigma, with the factors.
+        curvature: mean of h_k, plus its standard error where it is not certain to be above zero; loss per eps^2.
+        error: its standard error.
         slope: root of the mean of c_k^2; loss per eps.
         spread: v_0, mean variance of the losses of a plan over eps^2.
         queries: forward passes that it took.
@@ -102,8 +132,9 @@ class Rate:
 
     lr: float
     step: float
-    run: float
+    share: float
     curvature: float
+    error: float
     slope: float
     spread: float
     queries: int
@@ -126,9 +157,9 @@ def suggest_rate(
         optimizer: of the method, with any rate; its directions are used up, so make another one to train with.
         closures: a loss each, on different batches as large as those of the run's steps; `batches_for` says how many
             are useful.
-        steps: of the run; without it only a share of the best single step is known to be safe.
-        factor: times eta_T, beside that of the method; see `TUNINGS`.
-        schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (linear, with `zotune.Pace`).
+        steps: of the run; without it they are taken to be `UNKNOWN`.
+        factor: times eta_0, beside that of the method; see `TUNINGS`.
+        schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (that of `zotune.Pace`).
 
     Returns:
         The rate, or None where the loss has no curvature above zero or no slope along the directions.
@@ -147,8 +178,8 @@ def suggest_rate(
 
 @held
 @torch.no_grad()
-def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate: Rate) -> float | None:
-    """The curvature of a rate as it is now, for `zotune.Pace.measured`: it grows in training, most in the first steps.
+def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate: Rate) -> Curvature | None:
+    """The curvature as it is now, for `zotune.Pace.measured`: it grows in training, most in the first steps.
 
     Args:
         optimizer: of the run, between two steps. Neither weights nor optimizer change.
@@ -156,8 +187,7 @@ def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate:
         rate: what was measured before the run.
 
     Returns:
-        The mean along one direction for each closure plus its standard error, or None where it is not certain to be
-        above zero.
+        The mean along one direction for each closure and its standard error, or None where a loss is NaN or infinite.
 
     Raises:
         ValueError: there are fewer than two closures.
@@ -185,6 +215,7 @@ def measure(
     optimizer: ZerothOrder,
     batches: Sequence[Batch],
     *,
+    small: Sequence[Batch] = (),
     steps: Callable[[int], int] | None,
     schedule: str,
     factor: float,
@@ -192,6 +223,8 @@ def measure(
     """See `suggest_rate`.
 
     Args:
+        small: batches of fewer examples. Single curvatures differ by the direction much more than by the examples, so
+            many directions on few examples each say most for their forward passes.
         steps: of the run, when the measurement has taken so many forward passes of one example.
     """
     if schedule not in _SHARES:
@@ -201,36 +234,43 @@ def measure(
     if len({float(group["eps"]) for group in optimizer.param_groups}) > 1:
         raise ValueError("a rate is measured along directions of one length: give all groups the same eps")
     spent = Measurement()
+    length = _length(optimizer, (small or batches)[: math.ceil(len(small or batches) / 3)], spent)
+    whole = samples_on(optimizer, batches, length, spent)
+    looks: list[Sample] | None = [] if whole is None else samples_on(optimizer, small, length, spent, alone=True)
+    if whole is None or looks is None:  # too far for one of these batches
+        length = 1.0
+        whole, looks = (
+            samples_on(optimizer, of, length, spent, alone=alone) for of, alone in ((batches, False), (small, True))
+        )
+    if whole is None or looks is None:
+        assert spent.error is not None
+        raise spent.error
+    planned = UNKNOWN if steps is None else steps(spent.forwards)
+    directions = max(1.0, _SHARES[schedule] * planned * optimizer.estimator.directions)
+    spent.rate = _rate(optimizer, whole, looks, length, spent.queries, directions, factor)
+    return spent
 
-    def samples(of: Sequence[Batch], length: float) -> list[Sample] | None:
-        return samples_on(optimizer, of, length, spent)
 
-    few = batches[: math.ceil(len(batches) / 3)]
-    far, known = 0.0, None  # the longest probes whose losses are finite
+def _length(optimizer: ZerothOrder, batches: Sequence[Batch], spent: Measurement) -> float:
+    """Of the probes, times eps: the loss rises by `RISE` of itself there, which is how far the noise of a run walks.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite at the weights.
+    """
+    far, seen = 1.0, None
     for length in LENGTHS:
-        found = samples(few, length)
-        if found is None and known is None:  # not that far, then
-            length = 1.0
-            found = samples(few, length)
-            if found is None and spent.error is not None:
-                raise spent.error
+        found = samples_on(optimizer, batches, length, spent, alone=True)
         if found is None:
             break
-        far, known = length, found
-        rise = rise_at(optimizer, found, length)
-        if rise > 0.0 and is_certain(found):
-            # Again on all batches, at the length at which a run's noise will walk: that curvature counts.
-            far = min(max(length * math.sqrt(THETA / rise), 1.0), LENGTHS[-1])
+        far, seen = length, found
+        if is_certain(found):
             break
-        if length < LENGTHS[0]:
-            break
-    whole = samples(batches, far)
-    if whole is None:
-        assert known is not None
-        far, whole = length, known
-    noisy = None if steps is None else max(1.0, _SHARES[schedule] * steps(spent.forwards))
-    spent.rate = _rate(optimizer, whole, far, spent.queries, noisy, factor)
-    return spent
+    if seen is None:
+        return far
+    # Where a curvature is not certain it may be larger, and the longest probes leave what is nearly a parabola.
+    largest = mean_curvature(seen) + (0.0 if is_certain(seen) else SURE * error_of(seen))
+    rise = rise_of(optimizer, largest, seen, far)
+    return min(max(far * math.sqrt(RISE / rise), 1.0), LENGTHS[-1] if is_certain(seen) else far) if rise > 0.0 else far
 
 
 def batches_for(optimizer: ZerothOrder) -> int:
@@ -238,44 +278,47 @@ def batches_for(optimizer: ZerothOrder) -> int:
     return max(2, QUERIES // passes_of(optimizer))
 
 
-def most_queries(optimizer: ZerothOrder) -> int:
-    """Forward passes over a batch that a measurement takes at most."""
-    count, passes = batches_for(optimizer), passes_of(optimizer)
-    return (len(LENGTHS) * math.ceil(count / 3) + count) * passes
+def whole_batches_for(optimizer: ZerothOrder) -> int:
+    """Whole batches beside `SMALL` small ones, 2 or more."""
+    return max(2, WHOLE // passes_of(optimizer))
+
+
+def most_rows(optimizer: ZerothOrder, rows: int) -> int:
+    """Forward passes of one example that a measurement takes at most, with whole batches of so many and small ones."""
+    small = (len(LENGTHS) * math.ceil(SMALL / 3) + 2 * SMALL) * 3 * math.ceil(rows / PART)
+    return small + 2 * whole_batches_for(optimizer) * passes_of(optimizer) * rows
 
 
 def _rate(
     optimizer: ZerothOrder,
     samples: Sequence[Sample],
-    far: float,
+    looks: Sequence[Sample],
+    length: float,
     queries: int,
-    noisy: float | None,
+    directions: float,
     factor: float,
 ) -> Rate | None:
-    # Too small a curvature costs more than too large a one; where there is none to be seen, it is at most this.
-    sure = 1.0 if is_certain(samples) else SURE
-    curvature = mean_curvature(samples) + sure * error_of(samples)
+    every = [*samples, *looks]
+    curvature, error = mean_curvature(every), error_of(every)
+    if not is_certain(every):  # at most two errors above its mean, then
+        curvature += error
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
-    length = statistics.fmean([_product(s.weights, s.weights) for s in samples])
-    loss = statistics.fmean([abs(s.loss) for s in samples])
+    square = statistics.fmean([_product(s.weights, s.weights) for s in samples])
     slope = math.sqrt(statistics.fmean([c * c for sample in samples for c in sample.slopes]))
-    if length == 0.0 or descent <= 0.0 or loss == 0.0 or not 0.0 < curvature < math.inf:
+    if square == 0.0 or descent <= 0.0 or not 0.0 < curvature + error < math.inf:
         return None
-    gain, scale = optimizer._matrix.gain, _scale(optimizer, length)
-    step = scale * descent / (gain * curvature * length)
-    run = math.inf
-    if noisy is not None:
-        run = scale * math.sqrt(2.0 * THETA * loss / (noisy * gain**2 * curvature * length))
+    step = _scale(optimizer, square) * descent / (optimizer._matrix.gain * (curvature + error) * square)
     own = next((FACTORS[cls.__name__] for cls in type(optimizer).__mro__ if cls.__name__ in FACTORS), 1.0)
-    lr = min(SAFETY * step, factor * own * run)
-    return Rate(lr, step, run, curvature, slope, statistics.fmean([s.spread for s in samples]), queries, far)
+    share = min(LARGEST_SHARE, factor * own * REACH / math.sqrt(directions))
+    spread = statistics.fmean([s.spread for s in samples])
+    return Rate(share * step, step, share, curvature, error, slope, spread, queries, length)
 
 
-def _scale(optimizer: ZerothOrder, length: float) -> float:
+def _scale(optimizer: ZerothOrder, square: float) -> float:
     """The rate at which the rule moves the weights as far as plain descent does at a rate of 1."""
     rule = optimizer.rule
     if isinstance(rule, Adam):
-        return math.sqrt(length)
+        return math.sqrt(square)
     if isinstance(rule, Momentum):
         return 1.0 - rule.beta
     return 1.0 / optimizer.period if isinstance(optimizer, MeZOSVRG) else 1.0

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from zotune.compare.plan import Cell
 from zotune.compare.running import run_folder, state_of
 from zotune.config import MEASURED, ConfigError, shortened
-from zotune.hf.pacing import cost_again, steps_again
+from zotune.hf.pacing import steps_again
 from zotune.reports.rows import Row, read_rows
 from zotune.run.budget import FIRST_ORDER
 
@@ -115,9 +115,7 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
     measured = config.get(MEASURED) or {"forwards": 0, "seconds": 0.0}
     passes = 1 if cell.config.zeroth_order else FIRST_ORDER
     seconds = _training_seconds(train, evaluations)
-    before = _Before(
-        int(measured["forwards"]), float(measured["seconds"]), int(measured.get("again") or 0), len(train), config
-    )
+    before = _Before(int(measured["forwards"]), int(measured.get("later") or 0), float(measured["seconds"]), len(train))
     return Result(
         label=cell.entry.label,
         algorithm=cell.entry.algorithm,
@@ -160,15 +158,14 @@ class _Before:
     """What `--lr auto` has spent, of which a part comes in the midst of the run."""
 
     forwards: int
+    later: int
     seconds: float
-    again: int
     steps: int
-    config: dict[str, Any]
 
     def at(self, step: float) -> int:
         """Forward passes up to the end of a step."""
-        later = sum(step <= due for due in steps_again(self.again, self.steps))
-        return self.forwards - later * cost_again(int(self.config["batchsize"])) if later else self.forwards
+        due = steps_again(self.steps)
+        return self.forwards - self.later * sum(step <= again for again in due) // len(due)
 
 
 def _curve(rows: list[Row], passes: int, seconds: dict[float, float], before: _Before) -> Curve:

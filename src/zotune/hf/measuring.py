@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,15 @@ from zotune import ZerothOrder
 from zotune.estimators import Probe
 from zotune.evaluators import Closure
 from zotune.probing import losses_at
+from zotune.rates import PART
 
 from .portions import Portions, is_out_of_memory
 from .sampling import Batch, StepRows, count_rows
+
+
+def small_rows(rows: int) -> int:
+    """Examples of a small batch, by those of a step."""
+    return math.ceil(rows / PART)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zotune import digest
+from zotune.probing import Curvature
 from zotune.trajectory import Event, Recorder, Step, Trajectory, read
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PORTIONS = "portions"
 
 
 CURVATURE = "curvature"
-"""What was measured before a step, 0 where it was not certain; see `zotune.hf.pacing`."""
+"""What was measured before a step; see `zotune.hf.pacing`."""
 
 
 class Past:
@@ -49,7 +50,7 @@ class Past:
         self._evaluations: dict[tuple[int, str], dict[str, Any]] = {}
         self._weighed: set[int] = set()
         self._portions: list[tuple[int, int]] = []  # (first step, rows)
-        self._curvatures: dict[int, float] = {}
+        self._curvatures: dict[int, Curvature] = {}
         for item in () if trajectory is None else trajectory.items():
             if isinstance(item, Step):
                 self._losses[item.number] = item.losses
@@ -59,8 +60,8 @@ class Past:
                 self._weighed.add(item.step)
             elif item.kind == PORTIONS:
                 self._take_portions(item)
-            elif item.kind == CURVATURE and isinstance(item.facts.get("value"), float):
-                self._curvatures[item.step] = item.facts["value"]
+            elif item.kind == CURVATURE and all(isinstance(item.facts.get(n), float) for n in Curvature._fields):
+                self._curvatures[item.step] = Curvature(*(item.facts[name] for name in Curvature._fields))
 
     def _take(self, event: Event) -> None:
         name, metrics = event.facts.get("name"), event.facts.get("metrics")
@@ -76,7 +77,7 @@ class Past:
         """Most rows of a forward pass in a step, or None if memory had not run out."""
         return min((rows for begin, rows in self._portions if begin <= step), default=None)
 
-    def curvature(self, step: int) -> float | None:
+    def curvature(self, step: int) -> Curvature | None:
         """What was measured before a step, or None if nothing was."""
         return self._curvatures.get(step)
 
@@ -142,10 +143,10 @@ class TrajectoryKeeper(TrainerCallback):
         if self._recorder is not None:
             self._recorder.event(PORTIONS, rows=rows, begin=begin)
 
-    def curvature(self, value: float) -> None:
+    def curvature(self, found: Curvature) -> None:
         """Record what was measured before the coming step."""
         if self._recorder is not None:
-            self._recorder.event(CURVATURE, value=value)
+            self._recorder.event(CURVATURE, **found._asdict())
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record a digest of the weights, against which a replay is checked."""

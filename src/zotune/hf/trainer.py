@@ -16,7 +16,7 @@ from zotune import DataParallel, NonFiniteLossError, Staged, ZerothOrder
 from zotune.evaluators import Closure
 from zotune.interrupts import held
 from zotune.pace import Pace
-from zotune.probing import curvature_now
+from zotune.probing import Curvature, curvature_now
 
 from .groups import parameter_groups
 from .ledger import Ledger, StepCost
@@ -28,7 +28,7 @@ from .loss import (
     wide_loss,
     with_exact_loss,
 )
-from .measuring import StepBatch
+from .measuring import StepBatch, small_rows
 from .past import TrajectoryKeeper
 from .portions import Portions
 from .randomness import lent
@@ -336,34 +336,42 @@ class ZOTrainer(Lifecycle):
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
 
-    def step_batches(self, count: int, *, last: bool = False) -> list[StepBatch]:
+    def step_batches(self, count: int, *, rows: int | None = None, last: bool = False) -> list[StepBatch]:
         """The batches of the first ``count`` steps of the training order, or of the last ones of an epoch, which a rate
-        can be measured on; where there are fewer, they come again."""
+        can be measured on; where there are fewer, they come again.
+
+        Args:
+            count: of the batches.
+            rows: examples of each, those of all ranks together; None: as many as a step has.
+            last: whether they are those at the end of the epoch.
+        """
         loader = self._loader if self._loader is not None else self.get_train_dataloader()
         data, collate, world, each = loader.dataset, loader.collate_fn, self.args.world_size, self._train_batch_size
-        order, accumulated = list(KeyedSampler(len(data), self._data_seed)), self.args.gradient_accumulation_steps
-        steps = math.ceil(len(order) / (each * world * accumulated))
+        order = list(KeyedSampler(len(data), self._data_seed))
+        rows = min(len(order), each * world * self.args.gradient_accumulation_steps if rows is None else rows)
+        micro = math.ceil(rows / (each * world))
+        width = math.ceil(rows / (micro * world))
+        groups = [order[begin : begin + rows] for begin in range(0, len(order), rows)]
         batches = []
-        for number in range(min(count, steps)):
-            step = steps - 1 - number if last else number
-            micro = range(step * accumulated, min((step + 1) * accumulated, math.ceil(len(order) / (each * world))))
-            rows = share_step(len(order), each, micro, world, self.args.process_index)
-            firsts = [(index * world + self.args.process_index) * each for index in micro]
+        for group in (groups[::-1] if last else groups)[:count]:
+            firsts = [(index * world + self.args.process_index) * width for index in range(micro)]
+            own = [group[first : first + width] for first in firsts]
+            share = StepRows(own=[len(part) for part in own], total=len(group))
             # A rank without a real example still takes part, with one example of weight 0.
-            own = [[data[i] for i in order[first : first + each]] or [data[order[0]]] for first in firsts]
-            inputs = [self._prepare_inputs(collate(examples)) for examples in own]
-            batches.append(StepBatch(inputs, rows, partial(self._loss_on, self._module.eval()), self._portions))
+            examples = [[data[i] for i in part] or [data[group[0]]] for part in own]
+            inputs = [self._prepare_inputs(collate(some)) for some in examples]
+            batches.append(StepBatch(inputs, share, partial(self._loss_on, self._module.eval()), self._portions))
         return list(itertools.islice(itertools.cycle(batches), count))
 
     @held
     @torch.no_grad()
-    def curvature(self, length: float, count: int) -> float:
-        """`zotune.probing.curvature_now` on the last batches of an epoch, 0 if it is not certain; the trajectory has it
-        from now on."""
+    def curvature(self, length: float, count: int) -> Curvature | None:
+        """`zotune.probing.curvature_now` on small batches from the end of an epoch; the trajectory keeps it."""
         assert self.zeroth_order is not None
-        found = curvature_now(self.zeroth_order, self.step_batches(count, last=True), length) or 0.0
+        rows = small_rows(self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps)
+        found = curvature_now(self.zeroth_order, self.step_batches(count, rows=rows, last=True), length)
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, TrajectoryKeeper):
+            if found is not None and isinstance(callback, TrajectoryKeeper):
                 callback.curvature(found)
         return found
 

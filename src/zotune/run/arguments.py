@@ -46,7 +46,7 @@ def training_arguments(
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": share // micro,
         "learning_rate": config.lr,
-        "lr_scheduler_type": "linear" if config.lr_scheduler_type == "adaptive" else config.lr_scheduler_type,
+        "lr_scheduler_type": "constant" if config.lr_scheduler_type == "adaptive" else config.lr_scheduler_type,
         "weight_decay": config.weight_decay,
         # The zeroth-order optimizers clip their own estimate.
         "max_grad_norm": CLIP_NORM if config.clipping and first_order else 0.0,

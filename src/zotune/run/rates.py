@@ -10,9 +10,10 @@ import torch
 
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, MEASURED, TrainConfig
-from zotune.hf.pacing import BATCHES, PaceKeeper, cost_again, times_again
+from zotune.hf.measuring import small_rows
+from zotune.hf.pacing import PaceKeeper, batches_again, cost_again
 from zotune.hf.trainer import OptimizerFactory
-from zotune.rates import TUNINGS, Rate, batches_for, measure, most_queries
+from zotune.rates import SMALL, TUNINGS, Rate, measure, most_rows, whole_batches_for
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
@@ -72,15 +73,15 @@ def measured_rate(
     assert isinstance(optimizer, ZerothOrder)
 
     def again(forwards: int) -> int:
-        """How often the curvature is measured on the way, when so many forward passes are spent."""
+        """Small batches on which the curvature is measured each time, when so many forward passes are spent."""
         if config.lr_scheduler_type != "adaptive":
             return 0
         left = _after(config, forwards)
         planned = steps_of(left, len(parts.train)) * (config.num_queries or 2) * config.batchsize
-        return times_again(left.budget_queries or planned, config.batchsize)
+        return batches_again(left.budget_queries or planned, config.batchsize)
 
     def spent_on(forwards: int) -> int:
-        return forwards + again(forwards) * cost_again(config.batchsize)
+        return forwards + cost_again(again(forwards), config.batchsize)
 
     def steps(forwards: int) -> int:
         return steps_of(config if whole_budget else _after(config, spent_on(forwards)), len(parts.train))
@@ -88,15 +89,17 @@ def measured_rate(
     assert config.lr_scheduler_type is not None
     found = measure(
         optimizer,
-        trainer.step_batches(batches_for(optimizer)),
+        trainer.step_batches(whole_batches_for(optimizer)),
+        small=trainer.step_batches(SMALL, rows=small_rows(config.batchsize)),
         steps=steps,
         schedule=config.lr_scheduler_type,
         factor=TUNINGS.get(config.tuning or "", 1.0),
     )
-    rate, forwards = found.rate, found.forwards
-    times = 0 if rate is None else again(forwards)
-    forwards += times * cost_again(config.batchsize)
-    spent = {"again": times, "forwards": forwards, "seconds": round(time.perf_counter() - begun, 3)}
+    rate, before = found.rate, found.forwards
+    batches = 0 if rate is None else again(before)
+    later = cost_again(batches, config.batchsize)
+    forwards = before + later
+    spent = {"again": batches, "forwards": forwards, "later": later, "seconds": round(time.perf_counter() - begun, 3)}
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
         minibatch = algorithm.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
@@ -110,10 +113,10 @@ def measured_rate(
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
     facts = {MEASURED: {**dataclasses.asdict(rate), **spent}}
-    later = f" and {3 * BATCHES * times} on the way" if times else ""
     sentence = (
-        f"--lr auto: {rate.lr:.3g}, from slope {rate.slope:.3g} and curvature {rate.curvature:.3g} along the"
-        f" directions, in {rate.queries} queries{later} ({forwards:,} forward passes of one example)."
+        f"--lr auto: {rate.lr:.3g}, {rate.share:.0%} of the best single step, from slope {rate.slope:.3g} and curvature"
+        f" {rate.curvature:.3g} ± {rate.error:.2g} along the directions, in {before:,} forward passes of one example"
+        + (f" and {later:,} on the way." if later else ".")
     )
     return Measured(chosen, forwards, facts, sentence)
 
@@ -124,20 +127,15 @@ def most_forwards(config: TrainConfig) -> int:
     number = torch.nn.Parameter(torch.zeros(1))
     optimizer = optimizer_factory(still, steps_per_epoch=1, seed=0)([{"params": [number], "param_names": ["one"]}])
     assert isinstance(optimizer, ZerothOrder)
-    return most_queries(optimizer) * config.batchsize
+    return most_rows(optimizer, config.batchsize)
 
 
-def pace_of(facts: Mapping[str, Any], rows: int) -> PaceKeeper:
-    """The pace of a run.
-
-    Args:
-        facts: of its config.json, with what was measured if anything was.
-        rows: examples of a step.
-    """
+def pace_of(facts: Mapping[str, Any]) -> PaceKeeper:
+    """The pace of a run, from the facts of its config.json, with what was measured if anything was."""
     names, found = [field.name for field in dataclasses.fields(Rate)], facts.get(MEASURED)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in names):
-        return PaceKeeper(None, rows)
-    return PaceKeeper({name: found[name] for name in names}, rows, int(found.get("again") or 0))
+        return PaceKeeper()
+    return PaceKeeper({name: found[name] for name in names}, int(found.get("again") or 0))
 
 
 def _after(config: TrainConfig, forwards: int) -> TrainConfig:

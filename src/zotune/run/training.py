@@ -364,7 +364,7 @@ class TrainingRun:
             )
             callbacks.append(TrajectoryKeeper(self.folder / TRAJECTORY, about))
         if self.config.lr_scheduler_type == "adaptive":
-            callbacks.append(pace_of(self._measured, self.config.batchsize))
+            callbacks.append(pace_of(self._measured))
         callbacks += [
             RunRecorder(self.folder, tensorboard=self.config.logging == "tensorboard"),
             ProgressReporter(self._console),
