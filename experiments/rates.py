@@ -1,10 +1,10 @@
-"""The factors of `--lr auto`, and how its runs compare with tuned ones on cases that had no part in choosing them.
+"""The share that `--lr auto` takes, and how its runs compare with tuned ones.
 
     python experiments/rates.py tune --encoder FOLDER [--only NAME ...]
     python experiments/rates.py test --encoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
 
-``tune``: for each case and method, runs at multiples of eta_T: the shipped factor, that by 2 and 1/2 and, while the
-best one is at an end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each case and method, runs of
+``tune``: for each case and method, runs with multiples of the shipped share: 1, 2 and 1/2 and, while the best one is at
+an end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each case and method, runs of
 `--lr auto` beside a search over constant rates (factors of 1.8 apart, until the best one is inside), same budget and
 seeds, mean of the trials.  Writes results/rates.json and rates.md.  What is there already is kept.
 FOLDER of the encoder is what experiments/encoder.py made.
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from transformers import TrainerCallback
 
-import zotune
 from zotune import NonFiniteLossError, rates
 from zotune.config import MEASURED, config_from_text
 from zotune.run.training import TrainingRun
@@ -58,6 +58,8 @@ TEST: dict[str, dict[str, Any]] = {
     "decoder qnli lora": {"task": "qnli", **LORA},
     "decoder boolq partial": {"task": "boolq", **PARTIAL},
     "encoder mnli full": {**ENCODER, "task": "mnli", "soft_prompt": True, **FULL},
+    "decoder rte full": {"task": "rte", **FULL},
+    "decoder rte prefix": {"task": "rte", **PREFIX},
     "llama trec full": {**LLAMA, "task": "trec", **FULL},
     "llama sst5 lora": {**LLAMA, "task": "sst5", **LORA},
     "opt-mini trec full": {
@@ -83,10 +85,11 @@ def settings(case: dict[str, Any], method: str, options: argparse.Namespace) -> 
     return given
 
 
-def trained(given: dict[str, Any]) -> dict[str, Any]:
+def trained(given: dict[str, Any], *callbacks: TrainerCallback) -> dict[str, Any]:
     """A run: its rate, and the validation loss before and after; null where it diverged."""
     with tempfile.TemporaryDirectory() as place:
-        run = TrainingRun(config_from_text({**given, "results": place}), Console(quiet=True), pictures=False)
+        config = config_from_text({**given, "results": place})
+        run = TrainingRun(config, Console(quiet=True), callbacks=callbacks, pictures=False)
         try:
             run.execute()
         except NonFiniteLossError:
@@ -107,39 +110,30 @@ def trained(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def class_of(method: str) -> str:
-    """Name of a method's class, by which `zotune.rates.FACTORS` goes."""
-    return zotune.METHODS[METHODS[method]["algorithm"]].optimizer.__name__
-
-
 def mean_loss(runs: list[dict[str, Any]]) -> float:
     losses = [run["loss"] for run in runs]
     return math.inf if None in losses else statistics.fmean(losses)
 
 
-def with_multiple(given: dict[str, Any], method: str, multiple: float) -> list[dict[str, Any]]:
-    """Runs of `--lr auto` with that factor in place of the shipped ones."""
-    kept = dict(rates.FACTORS), dict(rates.TUNINGS)
-    rates.FACTORS[class_of(method)] = multiple
-    rates.TUNINGS.clear()
+def with_multiple(given: dict[str, Any], multiple: float) -> list[dict[str, Any]]:
+    """Runs of `--lr auto` with a multiple of the shipped share."""
+    shipped = rates.REACH
+    rates.REACH = multiple * shipped
     try:
         return [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
     finally:
-        for shipped, before in zip((rates.FACTORS, rates.TUNINGS), kept, strict=True):
-            shipped.clear()
-            shipped.update(before)
+        rates.REACH = shipped
 
 
-def tune(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -> None:
+def tune(given: dict[str, Any], _: str, found: dict[str, Any], keep: Any) -> None:
     def loss(multiple: float) -> float:
         key = f"{multiple:g}"
         if key not in found:
-            found[key] = with_multiple(given, method, multiple)
+            found[key] = with_multiple(given, multiple)
             keep()
         return mean_loss(found[key])
 
-    present = rates.FACTORS.get(class_of(method), 1.0) * rates.TUNINGS.get(given.get("tuning", "full"), 1.0)
-    multiples = [present / 2, present, present * 2]
+    multiples = [0.5, 1.0, 2.0]
     while True:
         losses = [loss(multiple) for multiple in multiples]
         best = losses.index(min(losses))
@@ -183,30 +177,19 @@ def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
 
 
 def factors_table(results: dict[str, Any]) -> str:
-    """Best factors by case and method, and what the shipped ones cost, as far as they were run."""
-    lines = [
-        "| case | method | loss before | best factor | its loss | shipped factor | the nearest one's loss | above it |"
-    ]
-    lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
-    best: dict[str, list[float]] = {}
+    """Losses at multiples of the shipped share, and what that costs beside the best one."""
+    lines = ["| case | method | loss before | half | shipped | twice | others | shipped above the best |"]
+    lines.append("|---|---|---:|---:|---:|---:|---|---:|")
     for case, methods in results.items():
         for method, found in methods.items():
             losses = {float(multiple): mean_loss(runs) for multiple, runs in found.items()}
-            lowest = min(losses, key=losses.__getitem__)
-            best.setdefault(method, []).append(lowest)
-            tuning = rates.TUNINGS.get(case.split()[-1], 1.0)
-            shipped = tuning * rates.FACTORS.get(class_of(method), 1.0)
-            near = min(losses, key=lambda factor: abs(math.log(factor / shipped)))
+            if not {0.5, 1.0, 2.0} <= losses.keys():
+                continue
             first = statistics.fmean([run["first"] for run in next(iter(found.values()))])
-            above = 100 * (losses[near] / losses[lowest] - 1)
-            lines.append(
-                f"| {case} | {method} | {first:.3f} | {lowest:g} | {losses[lowest]:.4f} | {shipped:g}"
-                f" | {losses[near]:.4f} | {above:.1f} % |"
-            )
-    lines += ["", "| method | best factors of the cases | geometric mean |", "|---|---|---:|"]
-    for method, multiples in best.items():
-        mean = math.exp(statistics.fmean(map(math.log, multiples)))
-        lines.append(f"| {method} | {', '.join(f'{multiple:g}' for multiple in multiples)} | {mean:.2f} |")
+            others = ", ".join(f"{m:g}: {losses[m]:.4f}" for m in sorted(losses) if m not in (0.5, 1.0, 2.0))
+            above = 100 * (losses[1.0] / min(losses.values()) - 1)
+            shown = " | ".join(f"{losses[m]:.4f}" for m in (0.5, 1.0, 2.0))
+            lines.append(f"| {case} | {method} | {first:.3f} | {shown} | {others} | {above:.1f} % |")
     return "\n".join(lines) + "\n"
 
 
@@ -216,6 +199,8 @@ def rates_table(results: dict[str, Any]) -> str:
     lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for case, methods in results.items():
         for method, found in methods.items():
+            if "auto" not in found:
+                continue
             auto, constant = found["auto"], {rate: mean_loss(runs) for rate, runs in found.items() if rate != "auto"}
             lowest = min(constant, key=constant.__getitem__)
             first = statistics.fmean([run["first"] for run in auto])

@@ -14,7 +14,6 @@ from zotune.hf.sampling import count_rows
 from zotune.hf.trainer import ZOTrainer
 from zotune.rates import (
     DECAY,
-    FACTORS,
     LARGEST_SHARE,
     LENGTHS,
     REACH,
@@ -221,17 +220,6 @@ def test_probes_that_are_too_long_for_the_loss_become_shorter():
     assert rate.curvature == pytest.approx(5 * 400, rel=0.05)
     with pytest.raises(NonFiniteLossError):
         suggest_rate(MeZO([weight], lr=0.0, eps=1.0), [closure] * 16)
-
-
-def test_a_subclass_has_the_factor_of_its_method(monkeypatch):
-    class Own(ZOAdam):
-        pass
-
-    weight, closure = quadratic()
-    monkeypatch.setitem(FACTORS, "ZOAdam", 0.5)
-    one, other = (suggest_rate(method([weight], lr=0.0), [closure] * 16, steps=400) for method in (ZOAdam, Own))
-    assert one == other
-    assert one.share == REACH / 40.0
 
 
 @pytest.mark.usefixtures("workshop")

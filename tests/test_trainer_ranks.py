@@ -36,9 +36,7 @@ def run(folder: Path, method: str, world: int, **arguments: Any) -> dict[str, An
     measuring = make_trainer(folder / "rate", method=METHODS[method], train=SIZE, **SHARES[world])
     optimizer: Any = measuring.create_optimizer()
     small = measuring.step_batches(6, rows=3)  # two ranks have two and one of them
-    rate = measure(
-        optimizer, measuring.step_batches(6), small=small, steps=lambda _: 50, schedule="constant", factor=1.0
-    )
+    rate = measure(optimizer, measuring.step_batches(6), small=small, steps=lambda _: 50, schedule="constant")
     settings = SHARES[world] | {"max_steps": STEPS} | arguments
     trainer = make_trainer(folder, method=METHODS[method], train=SIZE, callbacks=[losses], **settings)
     trainer.train(resume_from_checkpoint=(folder / "checkpoint-2").is_dir() or None)

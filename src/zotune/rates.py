@@ -76,13 +76,6 @@ UNKNOWN: Final = 1000
 RISE: Final = 0.05
 """Share of the loss by which it rises at the ends of the probes."""
 
-FACTORS: Final = {"LOZO": 0.6}
-"""What a method can take in place of eta_0, by class; 1 for the others.  Directions of LOZO share a factor for a whole
-interval, so the noise of its steps averages out less."""
-
-TUNINGS: Final[dict[str, float]] = {}
-"""The same by what is trained, for `suggest_rate`'s ``factor``; 1 for the others."""
-
 QUERIES: Final = 48
 """Forward passes that the measurement takes about; a third as many and more find the length of its probes."""
 
@@ -121,7 +114,7 @@ class Rate:
     Attributes:
         lr: to be taken; like every rate of its method, weights per unit of the estimate.
         step: eta*, best for a single step, where the curvature is larger by its error.
-        share: sigma, with the factors.
+        share: sigma.
         curvature: mean of h_k, plus its standard error where it is not certain to be above zero; loss per eps^2.
         error: its standard error.
         slope: root of the mean of c_k^2; loss per eps.
@@ -158,7 +151,7 @@ def suggest_rate(
         closures: a loss each, on different batches as large as those of the run's steps; `batches_for` says how many
             are useful.
         steps: of the run; without it they are taken to be `UNKNOWN`.
-        factor: times eta_0, beside that of the method; see `TUNINGS`.
+        factor: times eta_0.
         schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (that of `zotune.Pace`).
 
     Returns:
@@ -218,7 +211,7 @@ def measure(
     small: Sequence[Batch] = (),
     steps: Callable[[int], int] | None,
     schedule: str,
-    factor: float,
+    factor: float = 1.0,
 ) -> Measurement:
     """See `suggest_rate`.
 
@@ -308,8 +301,7 @@ def _rate(
     if square == 0.0 or descent <= 0.0 or not 0.0 < curvature + error < math.inf:
         return None
     step = _scale(optimizer, square) * descent / (optimizer._matrix.gain * (curvature + error) * square)
-    own = next((FACTORS[cls.__name__] for cls in type(optimizer).__mro__ if cls.__name__ in FACTORS), 1.0)
-    share = min(LARGEST_SHARE, factor * own * REACH / math.sqrt(directions))
+    share = min(LARGEST_SHARE, factor * REACH / math.sqrt(directions))
     spread = statistics.fmean([s.spread for s in samples])
     return Rate(share * step, step, share, curvature, error, slope, spread, queries, length)
 

@@ -13,7 +13,7 @@ from zotune.config import ALGORITHMS, MEASURED, TrainConfig
 from zotune.hf.measuring import small_rows
 from zotune.hf.pacing import PaceKeeper, batches_again, cost_again
 from zotune.hf.trainer import OptimizerFactory
-from zotune.rates import SMALL, TUNINGS, Rate, measure, most_rows, whole_batches_for
+from zotune.rates import SMALL, Rate, measure, most_rows, whole_batches_for
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
@@ -93,7 +93,6 @@ def measured_rate(
         small=trainer.step_batches(SMALL, rows=small_rows(config.batchsize)),
         steps=steps,
         schedule=config.lr_scheduler_type,
-        factor=TUNINGS.get(config.tuning or "", 1.0),
     )
     rate, before = found.rate, found.forwards
     batches = 0 if rate is None else again(before)

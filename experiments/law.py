@@ -1,0 +1,137 @@
+"""The law behind `--lr auto`: at which share of the line search is the best constant rate of MeZO?
+
+    python experiments/law.py --encoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
+
+For each case a search over constant rates (factors of 1.8 apart, until the best one is inside; two trials), and for
+each rate the curvature h along 64 directions at the first weights and in the middle of the run.  The line search of
+MeZO is 1 / h, so the share is the rate times h.  Writes results/law.json and law.md.  What is there already is kept.
+"""
+
+# ruff: noqa: ARG002  (the library fixes the signatures of callbacks)
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rates import FULL, HERE, LLAMA, RATIO, TEST, TRIALS, TUNE, mean_loss, settings, trained
+from transformers import TrainerCallback
+
+from zotune.hf.trainer import ZOTrainer
+from zotune.probing import curvature_now
+
+DIRECTIONS, ROWS, LENGTH = 64, 2, 32.0
+LONG = {"budget_queries": "32000"}
+CASES: dict[str, tuple[dict[str, Any], float]] = {
+    "decoder sst2 full": (TUNE["decoder sst2 full"], 5e-4),
+    "decoder cola full": (TUNE["decoder cola full"], 5e-4),
+    "decoder qnli lora": (TEST["decoder qnli lora"], 9e-4),
+    "decoder boolq partial": (TEST["decoder boolq partial"], 1.5e-3),
+    "encoder mnli full": (TEST["encoder mnli full"], 1.2e-4),
+    "llama trec full": ({**LLAMA, "task": "trec", **FULL}, 2.5e-4),
+    "decoder cola full, longer": ({**TUNE["decoder cola full"], **LONG}, 1.5e-4),
+    "decoder boolq partial, longer": ({**TEST["decoder boolq partial"], **LONG}, 9e-4),
+}
+
+
+class Curvatures(TrainerCallback):
+    """Measures at the beginning and in the middle of a run."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, float]] = []
+        self.steps = 0
+        self._trainer: ZOTrainer | None = None
+
+    def attach(self, trainer: ZOTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps = state.max_steps
+        if state.global_step not in (0, state.max_steps // 2):
+            return
+        assert self._trainer is not None
+        assert self._trainer.zeroth_order is not None
+        with torch.no_grad():
+            batches = self._trainer.step_batches(DIRECTIONS, rows=ROWS, last=True)
+            now = curvature_now(self._trainer.zeroth_order, batches, LENGTH)
+        self.found.append((math.nan, math.nan) if now is None else tuple(now))
+
+
+def looked(given: dict[str, Any]) -> dict[str, Any]:
+    watch = Curvatures()
+    return {**trained(given, watch), "steps": watch.steps, "curvatures": watch.found}
+
+
+def search(given: dict[str, Any], middle: float, found: dict[str, Any], keep: Any) -> None:
+    def loss(number: int) -> float:
+        rate = repr(float(f"{middle * RATIO**number:.3g}"))
+        if rate not in found:
+            found[rate] = [looked({**given, "lr": rate, "trial": trial}) for trial in TRIALS]
+            keep()
+        return mean_loss(found[rate])
+
+    numbers = [-1, 0, 1]
+    while len(numbers) < 9:
+        losses = [loss(number) for number in numbers]
+        best = losses.index(min(losses))
+        if 0 < best < len(numbers) - 1:
+            return
+        numbers = [numbers[0] - 1, *numbers] if best == 0 else [*numbers, numbers[-1] + 1]
+
+
+def share(rate: str, runs: list[dict[str, Any]], when: int) -> float:
+    """Rate times curvature, the mean of the trials."""
+    return float(rate) * sum(run["curvatures"][when][0] for run in runs) / len(runs)
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [
+        "| case | steps | best rate | its share at first | in the middle | x root of the steps | loss | other shares in"
+        " the middle (loss) |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for case, found in results.items():
+        losses = {rate: mean_loss(runs) for rate, runs in found.items()}
+        best = min(losses, key=losses.__getitem__)
+        steps, middle = found[best][0]["steps"], share(best, found[best], 1)
+        others = [
+            f"{share(rate, found[rate], 1):.2f} ({losses[rate]:.3f})"
+            for rate in sorted(losses, key=float)
+            if rate != best and losses[rate] < 10.0 and len(found[rate][0]["curvatures"]) > 1
+        ]
+        lines.append(
+            f"| {case} | {steps} | {float(best):.2e} | {share(best, found[best], 0):.3f} | {middle:.3f}"
+            f" | {middle * math.sqrt(steps):.2f} | {losses[best]:.4f} | {', '.join(others)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", type=Path, required=True, help="what experiments/encoder.py made")
+    parser.add_argument("--data", type=Path, required=True, help="holds a folder for each task")
+    parser.add_argument("--models", type=Path, required=True, help="holds llama-stories260K")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "law.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for case in options.only:
+        given, middle = CASES[case]
+        found = results.setdefault(case, {})
+        search(
+            settings(given, "ZO", options), middle, found, lambda: path.write_text(json.dumps(results, indent=1) + "\n")
+        )
+        print(case, {rate: round(mean_loss(runs), 4) for rate, runs in found.items()}, flush=True)
+    path.with_suffix(".md").write_text(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
