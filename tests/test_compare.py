@@ -1,7 +1,9 @@
 """`zotune compare`: plan, statistics against values worked out by hand, whole comparisons, stops and mistakes."""
 
 import csv
+import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -18,10 +20,11 @@ from zotune.cli import main
 from zotune.compare.curves import Curve, Result, _Before, read_results
 from zotune.compare.plan import cells_of, slug
 from zotune.compare.running import can_go_on, run_folder, state_of
-from zotune.compare.statistics import band, binned, difference, mean_of, reaching
+from zotune.compare.statistics import band, binned, difference, mean_of, reaching, target_of
 from zotune.config import ConfigError, compare_from_text
 from zotune.config.compare import CompareConfig, labelled
 from zotune.hf.pacing import steps_again
+from zotune.reports.comparison.tables import Findings, conclusion
 
 __all__ = ["shelf", "workshop"]
 
@@ -176,10 +179,54 @@ def test_runs_that_diverged_count_as_no_number():
 def test_a_target_is_reached_at_the_first_good_evaluation_after_a_step():
     runs = [result("a", 0, [0.1, 0.9, 0.5, 0.4]), result("a", 1, [2, 0.9, 0.8, 0.4]), result("a", 2, [2, 2, 2, 2])]
     found = reaching(runs, "loss", 0.5)
-    assert (found.cost, found.seconds, found.reached, found.runs) == (25.0, 1.25, 2, 3)
+    assert (found.cost, found.seconds, found.reached, found.runs) == (30.0, 1.5, 2, 3)  # the third comes last
+    assert reaching([*runs[:2], *runs[2:] * 2], "loss", 0.5).reached == 2
+    assert math.isnan(reaching([*runs[:2], *runs[2:] * 2], "loss", 0.5).cost)
+    later = dataclasses.replace(runs[0], diverged=True)  # it had been there
+    assert reaching([later], "loss", 0.5).reached == 0
     accurate = Result(**{**runs[0].__dict__, "evaluations": curve([0.9, 0.2, 0.8], metric="accuracy")})
     assert reaching([accurate], "accuracy", 0.8).cost == 20.0
     assert reaching([accurate], "accuracy", float("nan")).reached == 0
+
+
+def test_the_target_is_what_no_run_of_the_reference_misses():
+    runs = [result("a", 0, [2, 0.5]), result("a", 1, [2, 0.4]), result("a", 2, [2, 9.0], diverged=True)]
+    assert target_of(runs, "loss") == 0.5
+    assert reaching(runs[:2], "loss", target_of(runs, "loss")).reached == 2
+    assert math.isnan(target_of(runs[2:], "loss"))
+
+
+def test_sentences_need_three_trials_and_correct_for_the_number_of_methods():
+    def findings(trials, shift, methods=2):
+        noise = np.random.Generator(np.random.PCG64(2)).normal(size=(methods, trials)) * 0.1
+        by_label = {
+            f"m{number}": [
+                result(f"m{number}", t, [3.0, 1.0 + number * shift + noise[number, t]]) for t in range(trials)
+            ]
+            for number in range(methods)
+        }
+        return Findings(by_label, "m0", None, trials)
+
+    assert "clearly apart from the other (paired differences; 95 %" in conclusion(findings(5, 5.0), 96)[0]
+    few = conclusion(findings(2, 5.0), 96)
+    assert "apart" not in few[0]
+    assert few[-1] == "There are 2 trials of each method, which cannot tell methods apart; --trials 5 can."
+    pair = findings(4, 0.1, methods=9).by_label
+    alone = difference(pair["m8"], pair["m0"], "loss")
+    among = difference(pair["m8"], pair["m0"], "loss", comparisons=8)
+    level = 1 - 0.05 / 8
+    ours, theirs = ([run.final("loss") for run in pair[label]] for label in ("m8", "m0"))
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(level)
+    assert (among.low, among.high) == pytest.approx((low, high))
+    assert among.low < alone.low
+
+
+def test_a_method_with_diverged_runs_is_not_named_the_best():
+    lucky = [result("a", t, [3.0, 0.1], diverged=t > 0) for t in range(3)]
+    sound = [result("b", t, [3.0, 0.5 + t / 100]) for t in range(3)]
+    said = conclusion(Findings({"a": lucky, "b": sound}, "b", None, 3), 96)
+    assert said[0].startswith("At a budget of 96 forward passes b has the lowest mean validation loss")
+    assert "the loss of a became infinite" in said[1]
 
 
 def test_bands_and_bins():

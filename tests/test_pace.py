@@ -13,7 +13,7 @@ from torch import nn
 from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
 from zotune.cli import main
 from zotune.hf.trainer import ZOTrainer
-from zotune.pace import DRIFT, FALL, MEASURED, MEMORY, UNMEASURED, Pace
+from zotune.pace import DRIFT, FALL, MEASURED, MEMORY, RISE, UNMEASURED, Pace
 from zotune.rates import Rate, present_curvature, suggest_rate
 from zotune.run.training import TrainingRun
 from zotune.trajectory import Recorder, read
@@ -325,3 +325,18 @@ def test_a_rate_that_is_given_stays_as_it_is(capsys):
     assert rates == [pytest.approx(0.0005 * (1 + math.cos(math.pi * step / 6))) for step in range(6)]
     _, said = train(capsys, "--algorithm", "FOAdam", "--lr_scheduler_type", "adaptive", code=2)
     assert "follows the slopes that queries see, and FOAdam has none; take linear or cosine." in said
+
+
+def test_a_loss_that_becomes_flat_or_concave_keeps_a_rate_within_bounds():
+    """Nothing of what a measurement can say makes the rate negative, infinite or more than `RISE` times as large."""
+    for first in (measured(curvature=100.0, error=10.0), measured(curvature=-2.0, error=3.0)):
+        for value, error in ((0.0, 0.0), (-30.0, 5.0), (-3.0, 0.01), (1e-9, 1e-12)):
+            pace = Pace(first)
+            pace.mean = 100.0 * pace.spread
+            for _ in range(20):
+                pace.measured(value, error)
+                for normalised in (False, True):
+                    assert 0.0 < pace.factor(normalised=normalised) <= RISE
+            pace.mean = pace.spread
+            pace.measured(1e6, 1.0)
+            assert pace.factor() < 0.1  # and finds back

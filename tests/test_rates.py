@@ -292,3 +292,24 @@ def test_a_measurement_that_runs_out_of_memory_takes_fewer_rows_or_says_so(capsy
     assert found[1] == pytest.approx(found[0], rel=1e-3)  # the same losses, in parts
     _, said = train(capsys, *words, code=1)
     assert "not enough memory for a forward pass of 8 rows; give --on_out_of_memory halve" in said
+
+
+@pytest.mark.parametrize("queries", [2, 12, 48])
+def test_the_length_of_the_probes_does_not_need_many_closures(queries):
+    """As many as are recommended, and a loss that is rounded so that short probes see nothing of its curvature."""
+    weight = nn.Parameter(torch.full((1000,), 0.03, dtype=torch.float64))
+
+    def closure():
+        return round(float(1.0 + 2.5e-4 * weight.detach().square().sum()), 5)
+
+    optimizer = MeZO([weight], lr=0.0, queries=queries)
+    rate = suggest_rate(optimizer, [closure] * batches_for(optimizer))
+    assert rate.length == LENGTHS[-1]
+    assert rate.curvature == pytest.approx(0.5, rel=0.15)
+
+
+def test_a_curvature_that_drowns_in_rounding_is_at_least_what_keeps_the_loss_above_zero():
+    """A line: its curvature is rounding, and a step goes no further than to where the loss would be zero."""
+    weight = nn.Parameter(torch.ones(400, dtype=torch.float64))
+    rate = suggest_rate(MeZO([weight], lr=0.0), [lambda: weight.sum()] * 9)
+    assert rate is None or rate.step <= 2.0 * 400.0 / rate.slope**2 * 1.01

@@ -53,7 +53,7 @@ def test_without_settings_the_embedded_model_learns_generated_text(capsys, monke
     config = json.loads((run / "config.json").read_text())
     assert config["lr"] == config["lr_measured"]["lr"] > 0.0
     assert f"--lr auto: {config['lr']:.3g}, {config['lr_measured']['share']:.0%} of the best single step" in err
-    assert f"lr {config['lr']:g} (the default; --lr sets it)" in err
+    assert f"lr {config['lr']:g} (measured; --lr sets it)" in err
 
 
 def test_the_readme_command_runs_as_it_stands(capsys):

@@ -13,7 +13,10 @@ filter does: with the variance p of what is known,
 
     p <- p + (DRIFT h)^2,      k = p / (p + r^2),      h <- h + k (h_measured - h),      p <- (1 - k) p,
 
-and h_t = h + sqrt(p), because too small a curvature costs more than too large a one.
+and h_t = h + sqrt(p), because too small a curvature costs more than too large a one.  Single curvatures scatter in
+proportion to themselves, so a mean below h has the error r h / h_measured (at most `FALL` r).  No measurement makes h
+more than `FALL` times smaller, and no rate becomes more than `RISE` times what was planned: a loss that has become flat
+says nothing of how far it stays so.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ DRIFT: Final = 0.3
 
 FALL: Final = 4.0
 """How many times smaller a measurement may make the curvature: noise can be larger than what is measured."""
+
+RISE: Final = 4.0
+"""How many times as large a rate may become."""
 
 MEMORY: Final = 0.98
 """Share of the running mean that a step leaves."""
@@ -74,8 +80,8 @@ class Pace:
         self.curvature: float | None = None
         self.variance = self._first = 0.0
         if rate is not None:
-            self.curvature, self.variance = rate.curvature, rate.error**2
             self._first = rate.curvature + rate.error
+            self.curvature, self.variance = max(rate.curvature, self._least), rate.error**2
             if rate.spread > 0.0:
                 self.spread = self.mean = rate.spread
                 self._before = MEASURED  # the measurement counts as so many steps
@@ -106,7 +112,14 @@ class Pace:
         factor = 1.0
         if self.curvature is not None:
             factor = self._first / (self.curvature + math.sqrt(self.variance))
-        return factor * math.sqrt(self.mean / self.spread) if normalised and self.spread else factor
+        if normalised and self.spread:
+            factor *= math.sqrt(self.mean / self.spread)
+        return min(factor, RISE)
+
+    @property
+    def _least(self) -> float:
+        """What h never falls below: beyond that the rate rises no more."""
+        return self._first / (FALL * RISE)
 
     def measured(self, value: float, error: float) -> None:
         """Take a curvature of now into account.
@@ -120,7 +133,8 @@ class Pace:
         old = self.variance + (DRIFT * self.curvature) ** 2
         larger = min(max(1.0, self.curvature / value), FALL) if value > 0.0 else FALL
         weight = old / (old + (error * larger) ** 2) if math.isfinite(error) else 0.0
-        self.curvature = max(self.curvature + weight * (value - self.curvature), self.curvature / FALL)
+        fresh = self.curvature + weight * (value - self.curvature)
+        self.curvature = max(fresh, self.curvature / FALL, self._least)
         self.variance = (1.0 - weight) * old
 
     def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:

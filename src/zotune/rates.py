@@ -24,6 +24,9 @@ T / 3 for one that falls to zero along a line, 3 T / 8 along a cosine.  REACH is
 near one tenth of eta* in runs of 250 directions, for every method, task, model and tuning that we have tried
 (experiments).
 
+A loss that cannot be negative has c^2 <= 2 h f along a parabola, so where curvatures drown in rounding h is taken to be
+at least that.
+
 The law needs the curvature as it is during the run, which is several times that of the first weights; see
 `zotune.pace`.
 
@@ -78,6 +81,9 @@ RISE: Final = 0.05
 
 QUERIES: Final = 48
 """Forward passes that the measurement takes about; a third as many and more find the length of its probes."""
+
+FEWEST: Final = 4
+"""Batches on which the length of the probes is looked for, if there are as many."""
 
 SMALL: Final = 24
 """Small batches of a trainer, along one direction each, that show the curvature ..."""
@@ -159,7 +165,8 @@ def suggest_rate(
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite.
-        ValueError: there is no closure or no such schedule, a number is out of range, or groups differ in ``eps``.
+        ValueError: there are fewer than two closures or no such schedule, a number is out of range, or groups differ in
+            ``eps``.
     """
     if steps is not None:
         check_count("steps", steps)
@@ -227,7 +234,8 @@ def measure(
     if len({float(group["eps"]) for group in optimizer.param_groups}) > 1:
         raise ValueError("a rate is measured along directions of one length: give all groups the same eps")
     spent = Measurement()
-    length = _length(optimizer, (small or batches)[: math.ceil(len(small or batches) / 3)], spent)
+    looked = small or batches
+    length = _length(optimizer, looked[: max(FEWEST, math.ceil(len(looked) / 3))], spent)
     whole = samples_on(optimizer, batches, length, spent)
     looks: list[Sample] | None = [] if whole is None else samples_on(optimizer, small, length, spent, alone=True)
     if whole is None or looks is None:  # too far for one of these batches
@@ -300,8 +308,10 @@ def _rate(
     slope = math.sqrt(statistics.fmean([c * c for sample in samples for c in sample.slopes]))
     if square == 0.0 or descent <= 0.0 or not 0.0 < curvature + error < math.inf:
         return None
-    step = _scale(optimizer, square) * descent / (optimizer._matrix.gain * (curvature + error) * square)
-    share = min(LARGEST_SHARE, factor * REACH / math.sqrt(directions))
+    loss = statistics.fmean([abs(s.loss) for s in samples])
+    sure = max(curvature + error, slope**2 / (2.0 * loss) if loss else 0.0)
+    step = _scale(optimizer, square) * descent / (optimizer._matrix.gain * sure * square)
+    share = factor * min(LARGEST_SHARE, REACH / math.sqrt(directions))
     spread = statistics.fmean([s.spread for s in samples])
     return Rate(share * step, step, share, curvature, error, slope, spread, queries, length)
 

@@ -115,7 +115,12 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
     measured = config.get(MEASURED) or {"forwards": 0, "seconds": 0.0}
     passes = 1 if cell.config.zeroth_order else FIRST_ORDER
     seconds = _training_seconds(train, evaluations)
-    before = _Before(int(measured["forwards"]), int(measured.get("later") or 0), float(measured["seconds"]), len(train))
+    before = _Before(
+        forwards=int(measured["forwards"]),
+        later=int(measured.get("later") or 0),
+        seconds=float(measured["seconds"]),
+        steps=int(measured.get("steps") or len(train)),  # planned, of which a run may not have made all
+    )
     return Result(
         label=cell.entry.label,
         algorithm=cell.entry.algorithm,

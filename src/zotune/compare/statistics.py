@@ -48,7 +48,8 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """What it took to reach a target: medians over the runs that did, how many did, and of how many."""
+    """What it took to reach a target: medians over all runs, nan where half of them or more did not; how many did, and
+    of how many."""
 
     cost: float
     seconds: float
@@ -64,8 +65,17 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(statistics.fmean(kept), statistics.stdev(kept) if len(kept) > 1 else math.nan, len(kept))
 
 
-def difference(method: Sequence[Result], reference: Sequence[Result], metric: str) -> Difference:
-    """The final metric of a method minus that of the reference, trial by trial; diverged runs have no metric."""
+def difference(
+    method: Sequence[Result], reference: Sequence[Result], metric: str, *, comparisons: int = 1
+) -> Difference:
+    """The final metric of a method minus that of the reference, trial by trial; diverged runs have no metric.
+
+    Args:
+        method: its runs.
+        reference: those of the reference.
+        metric: name of the values.
+        comparisons: how many intervals shall hold at once with the confidence (Bonferroni).
+    """
     other = {result.trial: result.final(metric) for result in reference}
     pairs = [result.final(metric) - other[result.trial] for result in method if result.trial in other]
     kept = [pair for pair in pairs if math.isfinite(pair)]
@@ -74,25 +84,31 @@ def difference(method: Sequence[Result], reference: Sequence[Result], metric: st
     mean = statistics.fmean(kept)
     if len(kept) == 1:
         return Difference(mean, math.nan, math.nan, 1)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(kept) - 1)) * statistics.stdev(kept) / math.sqrt(len(kept))
+    half = (
+        float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / comparisons, len(kept) - 1))
+        * statistics.stdev(kept)
+        / math.sqrt(len(kept))
+    )
     return Difference(mean, mean - half, mean + half, len(kept))
 
 
 def target_of(reference: Sequence[Result], metric: str) -> float:
-    """The mean of the reference's final metric; nan if it has none."""
-    return mean_of([result.final(metric) for result in reference]).mean
+    """The worst of the reference's final metrics, so that all of its runs got there; nan if it has none."""
+    finals = [value for value in (result.final(metric) for result in reference) if math.isfinite(value)]
+    return (min if metric in HIGHER_IS_BETTER else max)(finals, default=math.nan)
 
 
 def reaching(method: Sequence[Result], metric: str, target: float) -> Reached:
-    """Cost and seconds of the first evaluation after a step that is as good as the target."""
+    """Cost and seconds of the first evaluation after a step that is as good as the target.  A run that does not get
+    there takes longer than all that do, and one that diverged later has not got there."""
     costs, seconds = [], []
     for result in method:
-        number = _first(result.evaluations, metric, target)
-        if number is not None:
-            costs.append(float(result.evaluations.cost[number]))
-            seconds.append(float(result.evaluations.seconds[number]))
-    medians = [statistics.median(found) if found else math.nan for found in (costs, seconds)]
-    return Reached(medians[0], medians[1], len(costs), len(method))
+        number = None if result.diverged else _first(result.evaluations, metric, target)
+        costs.append(math.inf if number is None else float(result.evaluations.cost[number]))
+        seconds.append(math.inf if number is None else float(result.evaluations.seconds[number]))
+    medians = [statistics.median(found) if found else math.inf for found in (costs, seconds)]
+    shown = [median if math.isfinite(median) else math.nan for median in medians]
+    return Reached(shown[0], shown[1], sum(map(math.isfinite, costs)), len(method))
 
 
 def _first(curve: Curve, metric: str, target: float) -> int | None:

@@ -67,7 +67,7 @@ class CompareConfig:
         Flag(
             "compare",
             "what the runs shall reach: accuracy=0.9 or loss=0.3",
-            default_text="both, as the reference has them at its end",
+            default_text="both, as the worst run of the reference has them at its end",
             metavar="METRIC=VALUE",
         ),
     ] = None

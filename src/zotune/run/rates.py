@@ -98,7 +98,14 @@ def measured_rate(
     batches = 0 if rate is None else again(before)
     later = cost_again(batches, config.batchsize)
     forwards = before + later
-    spent = {"again": batches, "forwards": forwards, "later": later, "seconds": round(time.perf_counter() - begun, 3)}
+    planned = steps(before)
+    spent = {
+        "again": batches,
+        "forwards": forwards,
+        "later": later,
+        "steps": planned,
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
     if rate is None:
         algorithm = ALGORITHMS[config.algorithm]
         minibatch = algorithm.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb

@@ -417,7 +417,12 @@ class TrainingRun:
         what = f"{self._method_name()} on {data} with {config.model_name}"
         said = [
             f"{what}: {steps} steps of {config.batchsize} examples",
-            f"lr {config.lr:g}" + ("" if rate_given else " (the default; --lr sets it)"),
+            f"lr {config.lr:g}"
+            + (
+                ""
+                if rate_given
+                else (" (measured; --lr sets it)" if self._measured else " (the default; --lr sets it)")
+            ),
             f"{trainable:,} of {parameters:,} parameters.",
         ]
         if config.algorithm == "ZOSVRG":

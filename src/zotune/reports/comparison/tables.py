@@ -16,7 +16,9 @@ METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
 
 NONE: Final = "\N{EN DASH}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
-INTERVALS: Final = "(95 % intervals of paired differences)"
+INTERVALS: Final = "(paired differences; 95 % for all of them together, Bonferroni)"
+FEWEST: Final = 3
+"""Trials from which on methods are told apart in a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Findings:
     def finals(self, label: str, metric: str) -> Mean:
         """Mean of a method's final metric."""
         return mean_of([result.final(metric) for result in self.by_label[label]])
+
+    def diverged(self, label: str) -> bool:
+        """Whether a run of a method did."""
+        return any(result.diverged for result in self.by_label[label])
 
     def targets(self) -> list[tuple[str, float]]:
         """Metrics and values to be reached."""
@@ -123,8 +129,7 @@ def _to_target(findings: Findings, metric: str, value: float) -> Table:
     rows = []
     for label, results in findings.by_label.items():
         found = reaching(results, metric, value)
-        everywhere = found.reached == found.runs and base.reached == base.runs
-        share = base.cost / found.cost if everywhere and found.reached else math.nan
+        share = base.cost / found.cost
         rows.append(
             (
                 label,
@@ -135,11 +140,11 @@ def _to_target(findings: Findings, metric: str, value: float) -> Table:
             )
         )
     comparison = "at least" if metric == "accuracy" else "at most"
-    source = "" if findings.aim is not None else f", what {findings.reference} has at its end on average"
+    source = "" if findings.aim is not None else f", which no run of {findings.reference} misses in the end"
     note = (
-        f"First evaluation with a validation {_shown(metric)} of {comparison} {value:.4g}{source}; medians over the"
-        f" runs that got there. Speed-up: forward passes of {findings.reference} divided by those of the method, where"
-        " all runs of both got there."
+        f"First evaluation with a validation {_shown(metric)} of {comparison} {value:.4g}{source}; medians over all"
+        f" runs, those that did not get there or diverged later last. Speed-up: forward passes of {findings.reference}"
+        " divided by those of the method; both are known to one evaluation."
     )
     head = ("method", "forward passes", "seconds of training", "speed-up", "runs that got there")
     return Table(f"To a validation {_shown(metric)} of {value:.4g}", head, tuple(rows), note)
@@ -224,8 +229,9 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
     said = []
     for metric in findings.metrics[:2]:
         means = {label: findings.finals(label, metric) for label in findings.by_label}
-        ranked = sorted(
-            (label for label in means if means[label].count), key=lambda label: _rank(means[label].mean, metric)
+        ranked = sorted(  # a mean of those that were lucky does not win
+            (label for label in means if means[label].count),
+            key=lambda label: (findings.diverged(label), _rank(means[label].mean, metric)),
         )
         if not ranked:
             continue
@@ -233,12 +239,12 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         equal = [label for label in ranked if f"{means[label].mean:.4f}" == f"{means[best].mean:.4f}"]
         superlative = "highest" if metric == "accuracy" else "lowest"
         sentence = (
-            f"After {budget:,} forward passes {_listed(equal)} {'has' if len(equal) == 1 else 'have'} the {superlative}"
-            f" mean validation {_shown(metric)}, {_mean(means[best])}"
+            f"At a budget of {budget:,} forward passes {_listed(equal)} {'has' if len(equal) == 1 else 'have'} the"
+            f" {superlative} mean validation {_shown(metric)}, {_mean(means[best])}"
         )
         others = [label for label in ranked if label not in equal]
         said.append(f"{sentence}{_told_apart(findings, best, others, metric)}.")
-    diverged = [label for label, results in findings.by_label.items() if any(result.diverged for result in results)]
+    diverged = [label for label in findings.by_label if findings.diverged(label)]
     if diverged:
         said.append(
             f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or rose above"
@@ -249,14 +255,19 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         if trials == 1:
             said.append("There is 1 trial of each method, which cannot tell methods apart; --trials 5 can.")
         else:
-            said.append(f"There are {trials} trials of each method, so small differences mean little.")
+            what = "cannot tell methods apart; --trials 5 can" if trials < FEWEST else "small differences mean little"
+            joined = ", which " if trials < FEWEST else ", so "
+            said.append(f"There are {trials} trials of each method{joined}{what}.")
     return said
 
 
 def _told_apart(findings: Findings, best: str, others: Sequence[str], metric: str) -> str:
-    if not others or len(findings.by_label[best]) == 1:
+    if not others or len(findings.by_label[best]) < FEWEST:
         return ""
-    clear = [o for o in others if difference(findings.by_label[o], findings.by_label[best], metric).clear]
+    differences = {
+        o: difference(findings.by_label[o], findings.by_label[best], metric, comparisons=len(others)) for o in others
+    }
+    clear = [other for other, found in differences.items() if found.clear and found.count >= FEWEST]
     unclear = [other for other in others if other not in clear]
     if not unclear:
         return f", clearly apart from {'the other' if len(others) == 1 else 'all others'} {INTERVALS}"
