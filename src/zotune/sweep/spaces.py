@@ -1,9 +1,10 @@
 """What a search may choose: ranges for TPE around the default rate, and the lists of the papers.
 
 Rates depend on the model above all, so their range goes two decades down and up from the default, or from a measured
-rate one and a half down and one up.  The lists: those of MeZO
-(arXiv 2305.17333, OPT-13B) and LOZO (arXiv 2410.07698, OPT-13B; its rates times the rank, as LOZO's are here) are the
-papers'; for the other methods the papers' constants with MeZO's rates, a decade more for those with a preconditioner.
+rate one and a half down and one up.  The lists: those of MeZO (arXiv 2305.17333, OPT-13B) and LOZO (arXiv 2410.07698,
+OPT-13B; a rate here is that of its released code times the rank, so at ranks 2 and 4 the same numbers are smaller
+rates) are the papers'; for the other methods the papers' constants with MeZO's rates, a decade more for those with a
+preconditioner.
 """
 
 from __future__ import annotations
