@@ -114,12 +114,15 @@ def _differences(findings: Findings) -> Table:
             found = difference(results, findings.base, metric)
             text = NONE if not found.count else f"{found.mean:+.4f}"
             if found.count > 1:
-                text += f" [{found.low:+.4f}, {found.high:+.4f}]" + (" *" if found.clear else "")
+                text += f" [{found.low:+.4f}, {found.high:+.4f}]" + (
+                    " *" if found.clear and found.count >= FEWEST else ""
+                )
             cells.append(text)
         rows.append((label, *cells))
     note = (
         f"Final metric minus that of {findings.reference} in the same trial: mean and 95 % confidence interval"
-        " (Student's t). An asterisk: the interval leaves zero out; each interval by itself, no correction for many."
+        f" (Student's t). An asterisk: the interval leaves zero out, from {FEWEST} trials on; each"
+        " interval by itself, no correction for many."
     )
     return Table(f"Difference from {findings.reference}", ("method", *map(_shown, findings.metrics)), tuple(rows), note)
 
