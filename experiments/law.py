@@ -11,15 +11,25 @@ MeZO is 1 / h, so the share is the rate times h.  Writes results/law.json and la
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from rates import FULL, HERE, LLAMA, RATIO, TEST, TRIALS, TUNE, mean_loss, settings, trained
+from rates import (
+    FURTHEST,
+    RATIO,
+    TEST,
+    TRIALS,
+    TUNE,
+    Keep,
+    kept_at,
+    mean_loss,
+    parser_of,
+    search,
+    settings,
+    trained,
+)
 from transformers import TrainerCallback
 
 from zotune.hf.trainer import ZOTrainer
@@ -33,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
     "decoder qnli lora": (TEST["decoder qnli lora"], 9e-4),
     "decoder boolq partial": (TEST["decoder boolq partial"], 1.5e-3),
     "encoder mnli full": (TEST["encoder mnli full"], 1.2e-4),
-    "llama trec full": ({**LLAMA, "task": "trec", **FULL}, 2.5e-4),
+    "llama trec full": (TEST["llama trec full"], 2.5e-4),
     "decoder cola full, longer": ({**TUNE["decoder cola full"], **LONG}, 1.5e-4),
     "decoder boolq partial, longer": ({**TEST["decoder boolq partial"], **LONG}, 9e-4),
 }
@@ -67,7 +77,7 @@ def looked(given: dict[str, Any]) -> dict[str, Any]:
     return {**trained(given, watch), "steps": watch.steps, "curvatures": watch.found}
 
 
-def search(given: dict[str, Any], middle: float, found: dict[str, Any], keep: Any) -> None:
+def tried(given: dict[str, Any], middle: float, found: dict[str, Any], keep: Keep) -> None:
     def loss(number: int) -> float:
         rate = repr(float(f"{middle * RATIO**number:.3g}"))
         if rate not in found:
@@ -75,13 +85,7 @@ def search(given: dict[str, Any], middle: float, found: dict[str, Any], keep: An
             keep()
         return mean_loss(found[rate])
 
-    numbers = [-1, 0, 1]
-    while len(numbers) < 9:
-        losses = [loss(number) for number in numbers]
-        best = losses.index(min(losses))
-        if 0 < best < len(numbers) - 1:
-            return
-        numbers = [numbers[0] - 1, *numbers] if best == 0 else [*numbers, numbers[-1] + 1]
+    search(loss, FURTHEST)
 
 
 def share(rate: str, runs: list[dict[str, Any]], when: int) -> float:
@@ -96,6 +100,8 @@ def table(results: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for case, found in results.items():
+        if len(found) < 3:  # unfinished
+            continue
         losses = {rate: mean_loss(runs) for rate, runs in found.items()}
         best = min(losses, key=losses.__getitem__)
         steps, middle = found[best][0]["steps"], share(best, found[best], 1)
@@ -112,22 +118,13 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoder", type=Path, required=True, help="what experiments/encoder.py made")
-    parser.add_argument("--data", type=Path, required=True, help="holds a folder for each task")
-    parser.add_argument("--models", type=Path, required=True, help="holds llama-stories260K")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = parser_of(__doc__, CASES, needed=True).parse_args()
     path = options.out / "law.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    for case in options.only:
+    results, keep = kept_at(path)
+    for case in options.only or CASES:
         given, middle = CASES[case]
         found = results.setdefault(case, {})
-        search(
-            settings(given, "ZO", options), middle, found, lambda: path.write_text(json.dumps(results, indent=1) + "\n")
-        )
+        tried(settings(given, "ZO", options), middle, found, keep)
         print(case, {rate: round(mean_loss(runs), 4) for rate, runs in found.items()}, flush=True)
     path.with_suffix(".md").write_text(table(results))
     return 0

@@ -18,6 +18,7 @@ import math
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,10 @@ TEST: dict[str, dict[str, Any]] = {
         "budget_queries": "4000",
     },
 }
+Keep = Callable[[], None]
 TRIALS = ("1", "2")
 RATIO = 1.8
+FURTHEST = 6  # from the first rate, as an exponent of RATIO
 NEAR = 0.05  # rates of earlier searches that need not be tried again
 
 
@@ -125,27 +128,32 @@ def with_multiple(given: dict[str, Any], multiple: float) -> list[dict[str, Any]
         rates.REACH = shipped
 
 
-def tune(given: dict[str, Any], _: str, found: dict[str, Any], keep: Any) -> None:
-    def loss(multiple: float) -> float:
+def search(loss: Callable[[int], float], reach: int) -> None:
+    """Over exponents from -1 to 1 and, while the best one is at an end, beyond, as far as ``reach``."""
+    low, high = -1, 1
+    while True:
+        best = min(range(low, high + 1), key=loss)
+        if best == low and low > -reach:
+            low -= 1
+        elif best == high and high < reach:
+            high += 1
+        else:
+            return
+
+
+def tune(given: dict[str, Any], _: str, found: dict[str, Any], keep: Keep) -> None:
+    def loss(number: int) -> float:
+        multiple = 2.0**number
         key = f"{multiple:g}"
         if key not in found:
             found[key] = with_multiple(given, multiple)
             keep()
         return mean_loss(found[key])
 
-    multiples = [0.5, 1.0, 2.0]
-    while True:
-        losses = [loss(multiple) for multiple in multiples]
-        best = losses.index(min(losses))
-        if best == 0 and multiples[0] > 0.1:
-            multiples.insert(0, multiples[0] / 2)
-        elif best == len(multiples) - 1 and multiples[-1] < 10:
-            multiples.append(multiples[-1] * 2)
-        else:
-            return
+    search(loss, 4)
 
 
-def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -> None:
+def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Keep) -> None:
     if "auto" not in found:
         found["auto"] = [trained({**given, "lr": "auto", "trial": trial}) for trial in TRIALS]
         keep()
@@ -164,16 +172,7 @@ def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Any) -
             keep()
         return mean_loss(found[rate])
 
-    numbers = [-1, 0, 1]
-    while len(numbers) < 9:
-        losses = [loss(number) for number in numbers]
-        best = losses.index(min(losses))
-        if best == 0:
-            numbers.insert(0, numbers[0] - 1)
-        elif best == len(numbers) - 1:
-            numbers.append(numbers[-1] + 1)
-        else:
-            return
+    search(loss, FURTHEST)
 
 
 def factors_table(results: dict[str, Any]) -> str:
@@ -212,26 +211,38 @@ def rates_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("tune", "test"))
+def parser_of(doc: str, cases: Iterable[str], *, needed: bool) -> argparse.ArgumentParser:
+    """What the scripts are told; ``needed``: whether they cannot do without data and models."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--encoder", type=Path, required=True, help="what experiments/encoder.py made")
-    parser.add_argument("--data", type=Path, help="holds a folder for each task")
-    parser.add_argument("--models", type=Path, help="holds opt-mini and llama-stories260K")
-    parser.add_argument("--only", nargs="+", choices=(*TUNE, *TEST))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--data", type=Path, required=needed, help="holds a folder for each task")
+    parser.add_argument("--models", type=Path, required=needed, help="holds opt-mini and llama-stories260K")
+    parser.add_argument("--only", nargs="+", choices=list(cases))
     parser.add_argument("--out", type=Path, default=HERE / "results")
+    return parser
+
+
+def kept_at(path: Path) -> tuple[dict[str, Any], Keep]:
+    """What a file has of earlier runs, and what writes it with those that have come to it."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def keep() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+    return results, keep
+
+
+def main() -> int:
+    parser = parser_of(__doc__, (*TUNE, *TEST), needed=False)
+    parser.add_argument("what", choices=("tune", "test"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     cases, name, of_one, table = (
         (TUNE, "factors", tune, factors_table) if options.what == "tune" else (TEST, "rates", test, rates_table)
     )
     path = options.out / f"{name}.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def keep() -> None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-
+    results, keep = kept_at(path)
     for case in options.only or cases:
         for method in options.methods:
             found = results.setdefault(case, {}).setdefault(method, {})

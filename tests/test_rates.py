@@ -20,6 +20,7 @@ from zotune.rates import (
     UNKNOWN,
     WARM_UP,
     batches_for,
+    most_rows,
     present_curvature,
     suggest_rate,
 )
@@ -247,6 +248,8 @@ def test_the_measurement_is_part_of_a_budget(capsys):
     spent = config["lr_measured"]["forwards"]
     assert 100 < spent < 800
     assert config["budget_queries"] == 1600 - spent
+    before = spent - config["lr_measured"]["later"]
+    assert before <= most_rows(MeZO([nn.Parameter(torch.zeros(1))], lr=0.0), BATCH) < 1600
     _, said = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--budget_queries", "70", code=2)
     assert "--budget_queries 70 is used up by --lr auto" in said
     assert list(run.parent.parent.parent.glob("*/*/*")) == [run]  # no empty folder

@@ -154,11 +154,8 @@ def is_certain(samples: Sequence[Sample]) -> bool:
 
 def error_of(samples: Sequence[Sample]) -> float:
     """Standard error of the mean curvature."""
-    return _standard_error([h for sample in samples for h in sample.curvatures])
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    curvatures = [h for sample in samples for h in sample.curvatures]
+    return statistics.stdev(curvatures) / math.sqrt(len(curvatures)) if len(curvatures) > 1 else math.inf
 
 
 def _curvature(here: float, plus: float, minus: float, distance: float) -> float:

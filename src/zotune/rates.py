@@ -236,20 +236,26 @@ def measure(
     spent = Measurement()
     looked = small or batches
     length = _length(optimizer, looked[: max(FEWEST, math.ceil(len(looked) / 3))], spent)
-    whole = samples_on(optimizer, batches, length, spent)
-    looks: list[Sample] | None = [] if whole is None else samples_on(optimizer, small, length, spent, alone=True)
-    if whole is None or looks is None:  # too far for one of these batches
+    found = _both(optimizer, batches, small, length, spent)
+    if found is None:  # too far for one of these batches
         length = 1.0
-        whole, looks = (
-            samples_on(optimizer, of, length, spent, alone=alone) for of, alone in ((batches, False), (small, True))
-        )
-    if whole is None or looks is None:
+        found = _both(optimizer, batches, small, length, spent)
+    if found is None:
         assert spent.error is not None
         raise spent.error
     planned = UNKNOWN if steps is None else steps(spent.forwards)
     directions = max(1.0, _SHARES[schedule] * planned * optimizer.estimator.directions)
-    spent.rate = _rate(optimizer, whole, looks, length, spent.queries, directions, factor)
+    spent.rate = _rate(optimizer, *found, length, spent.queries, directions, factor)
     return spent
+
+
+def _both(
+    optimizer: ZerothOrder, batches: Sequence[Batch], small: Sequence[Batch], length: float, spent: Measurement
+) -> tuple[list[Sample], list[Sample]] | None:
+    """Samples on whole batches and looks at small ones; None where probes are too long for the loss to be finite."""
+    whole = samples_on(optimizer, batches, length, spent)
+    looks = None if whole is None else samples_on(optimizer, small, length, spent, alone=True)
+    return None if whole is None or looks is None else (whole, looks)
 
 
 def _length(optimizer: ZerothOrder, batches: Sequence[Batch], spent: Measurement) -> float:
@@ -269,9 +275,9 @@ def _length(optimizer: ZerothOrder, batches: Sequence[Batch], spent: Measurement
     if seen is None:
         return far
     # Where a curvature is not certain it may be larger, and the longest probes leave what is nearly a parabola.
-    largest = mean_curvature(seen) + (0.0 if is_certain(seen) else SURE * error_of(seen))
-    rise = rise_of(optimizer, largest, seen, far)
-    return min(max(far * math.sqrt(RISE / rise), 1.0), LENGTHS[-1] if is_certain(seen) else far) if rise > 0.0 else far
+    doubt, most = (0.0, LENGTHS[-1]) if is_certain(seen) else (SURE * error_of(seen), far)
+    rise = rise_of(optimizer, mean_curvature(seen) + doubt, seen, far)
+    return min(max(far * math.sqrt(RISE / rise), 1.0), most) if rise > 0.0 else far
 
 
 def batches_for(optimizer: ZerothOrder) -> int:

@@ -348,7 +348,7 @@ class ZOTrainer(Lifecycle):
         loader = self._loader if self._loader is not None else self.get_train_dataloader()
         data, collate, world, each = loader.dataset, loader.collate_fn, self.args.world_size, self._train_batch_size
         order = list(KeyedSampler(len(data), self._data_seed))
-        rows = min(len(order), each * world * self.args.gradient_accumulation_steps if rows is None else rows)
+        rows = min(len(order), self._step_size if rows is None else rows)
         micro = math.ceil(rows / (each * world))
         width = math.ceil(rows / (micro * world))
         groups = [order[begin : begin + rows] for begin in range(0, len(order), rows)]
@@ -363,13 +363,18 @@ class ZOTrainer(Lifecycle):
             batches.append(StepBatch(inputs, share, partial(self._loss_on, self._module.eval()), self._portions))
         return list(itertools.islice(itertools.cycle(batches), count))
 
+    @property
+    def _step_size(self) -> int:
+        """Examples of a step, those of all ranks together."""
+        return int(self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps)
+
     @held
     @torch.no_grad()
     def curvature(self, length: float, count: int) -> Curvature | None:
         """`zotune.probing.curvature_now` on small batches from the end of an epoch; the trajectory keeps it."""
         assert self.zeroth_order is not None
-        rows = small_rows(self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps)
-        found = curvature_now(self.zeroth_order, self.step_batches(count, rows=rows, last=True), length)
+        batches = self.step_batches(count, rows=small_rows(self._step_size), last=True)
+        found = curvature_now(self.zeroth_order, batches, length)
         for callback in self.callback_handler.callbacks:
             if found is not None and isinstance(callback, TrajectoryKeeper):
                 callback.curvature(found)

@@ -415,14 +415,10 @@ class TrainingRun:
         trainable, parameters = parts.parameters
         data = config.task if config.train_file is None else config.train_file
         what = f"{self._method_name()} on {data} with {config.model_name}"
+        origin = "" if rate_given else f" ({'measured' if self._measured else 'the default'}; --lr sets it)"
         said = [
             f"{what}: {steps} steps of {config.batchsize} examples",
-            f"lr {config.lr:g}"
-            + (
-                ""
-                if rate_given
-                else (" (measured; --lr sets it)" if self._measured else " (the default; --lr sets it)")
-            ),
+            f"lr {config.lr:g}{origin}",
             f"{trainable:,} of {parameters:,} parameters.",
         ]
         if config.algorithm == "ZOSVRG":
