@@ -44,6 +44,7 @@ FULL: dict[str, Any] = {"full_parameter": True, "budget_queries": "8000"}
 LORA = {"tuning": "lora", "budget_queries": "8000"}
 PREFIX = {"tuning": "prefix", "budget_queries": "8000"}
 PARTIAL = {"budget_queries": "8000"}
+LONGER = {"budget_queries": "32000"}
 ENCODER = {"model_name": "ENCODER"}
 LLAMA = {"model_name": "llama-stories260K", "max_seq_length": "96"}
 TUNE: dict[str, dict[str, Any]] = {
@@ -61,6 +62,10 @@ TEST: dict[str, dict[str, Any]] = {
     "encoder mnli full": {**ENCODER, "task": "mnli", "soft_prompt": True, **FULL},
     "decoder rte full": {"task": "rte", **FULL},
     "decoder rte prefix": {"task": "rte", **PREFIX},
+    "encoder qnli lora": {**ENCODER, "task": "qnli", "soft_prompt": True, **LORA},
+    "encoder rte full": {**ENCODER, "task": "rte", "soft_prompt": True, **FULL},
+    "decoder rte full, longer": {"task": "rte", **FULL, **LONGER},
+    "encoder rte full, longer": {**ENCODER, "task": "rte", "soft_prompt": True, **FULL, **LONGER},
     "llama trec full": {**LLAMA, "task": "trec", **FULL},
     "llama sst5 lora": {**LLAMA, "task": "sst5", **LORA},
     "opt-mini trec full": {

@@ -5,6 +5,7 @@ import json
 import math
 import platform
 import shlex
+import time
 
 import pytest
 from command_runs import shelf, workshop
@@ -15,7 +16,9 @@ from zotune.config.compare import DERIVED, labelled
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna; install zotune[sweep].")
 from zotune.reports.sweep import _limits  # noqa: E402
-from zotune.sweep.spaces import Choice, Range, grid_of, points_of, space_of  # noqa: E402
+from zotune.sweep.draws import Draws  # noqa: E402
+from zotune.sweep.sharing import told  # noqa: E402
+from zotune.sweep.spaces import Range, grid_of, space_of  # noqa: E402
 
 __all__ = ["shelf", "workshop"]
 SHARED = (
@@ -47,23 +50,37 @@ def test_built_in_spaces_hold_the_default_and_make_valid_settings(method, tuning
     space = space_of(entry, config)
     assert isinstance(space["lr"], Range)
     assert space["lr"].low < config.lr < space["lr"].high
-    points = points_of(grid_of(entry, config))
+    points = [point for masked in (False, True) for point in grid_of(entry, config, masked=masked)]
     assert points
     for point in [*points, {name: getattr(config, name) for name in space}]:
         TrainConfig(**{**config.__dict__, **point}).validate()
 
 
 def test_the_papers_lists():
-    (entry,) = labelled("ZO", {})
-    scales = {
-        tuning: grid_of(entry, TrainConfig(algorithm="ZO", tuning=tuning).resolved())
-        for tuning in ("full", "lora", "prefix")
-    }
-    assert scales["full"] == {"lr": Choice((1e-6, 1e-7)), "perturbation_scale": Choice((1e-3,))}
-    assert scales["lora"] == {"lr": Choice((1e-4, 5e-5)), "perturbation_scale": Choice((1e-2,))}
-    assert scales["prefix"] == {"lr": Choice((1e-2, 1e-3)), "perturbation_scale": Choice((1e-1,))}
-    (fixed,) = labelled("LOZO --rank 4", {})
-    assert "rank" not in grid_of(fixed, TrainConfig(algorithm="LOZO", rank=4).resolved())
+    def lists(method, tuning, masked, **settings):
+        (entry,) = labelled(method, {})
+        return grid_of(
+            entry, TrainConfig(algorithm=entry.algorithm, tuning=tuning, **settings).resolved(), masked=masked
+        )
+
+    def pairs(points, *names):
+        return {tuple(point[name] for name in names) for point in points}
+
+    rate_and_scale = ("lr", "perturbation_scale")
+    assert pairs(lists("ZO", "full", masked=False), *rate_and_scale) == {(1e-6, 1e-3), (1e-7, 1e-3)}
+    assert pairs(lists("ZO", "lora", masked=False), *rate_and_scale) == {(1e-4, 1e-2), (5e-5, 1e-2)}
+    assert pairs(lists("ZO", "prefix", masked=False), *rate_and_scale) == {(1e-2, 1e-1), (1e-3, 1e-1)}
+    assert pairs(lists("ZO", "full", masked=True), *rate_and_scale) == {(1e-5, 1e-3), (1e-6, 1e-3), (1e-7, 1e-3)}
+    assert pairs(lists("ZO", "lora", masked=True), *rate_and_scale) == {(1e-4, 1e-3), (5e-5, 1e-3), (1e-5, 1e-3)}
+    # Rates of LOZO are those of the released code times the rank.
+    found = lists("LOZO", "full", masked=False)
+    assert pairs(found, "lr", "rank") == {(1e-6, 1), (2e-6, 2), (4e-6, 4), (1e-7, 1), (2e-7, 2), (4e-7, 4)}
+    assert len(found) == 12
+    fixed = lists("LOZO --rank 4", "full", masked=False, rank=4)
+    assert pairs(fixed, "lr", "step_interval") == {(4e-6, 50), (4e-7, 50), (4e-6, 100), (4e-7, 100)}
+    assert all("rank" not in point for point in fixed)
+    assert (4e-7, 4) in pairs(lists("LOZO", "full", masked=True), "lr", "rank")
+    assert lists("FOAdam --lr 1e-3", "full", masked=False) == []
 
 
 def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
@@ -126,11 +143,11 @@ def test_a_grid_is_tried_once_whole(workshop, capsys):
 
 def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, capsys, monkeypatch):
     """Of five rates the best one diverges in trial 1 and the next one is bad there, so the third is taken."""
-    from zotune.sweep import study as searching
+    from zotune.sweep import watching
 
     rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
     (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": rates}}))
-    real, asked = searching._executed, []
+    real, asked = watching.executed, []
 
     def executed(settings, watcher):
         asked.append((settings.lr, settings.trial))
@@ -140,7 +157,7 @@ def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, 
         value = first if settings.trial == 0 else again
         watcher.latest = {} if value is None else {"loss": value}
 
-    monkeypatch.setattr(searching, "_executed", executed)
+    monkeypatch.setattr(watching, "executed", executed)
     words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
     words = (*words, "--budget_queries", "64", "--confirmations", "1", "--out", "out")
     _, err = sweep(capsys, *words)
@@ -322,3 +339,56 @@ def test_switches_and_whole_numbers_are_searched(workshop, capsys):
     tried = [trial.params for trial in study(workshop, "LOREN").trials]
     assert {type(params["num_queries"]) for params in tried} == {int}
     assert "--full_parameter True" not in err
+
+
+def test_processes_run_other_draws_side_by_side(workshop, capfd):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
+    words = ["--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--jobs", "2"]
+    words += ["--budget_queries", "32", "--confirmations", "2", "--out", "out"]
+    assert main(["sweep", *SHARED, *words]) == 0
+    again = study(workshop, "ZO on other draws").trials
+    done = [(trial.params["run"], trial.params["draw"]) for trial in again if trial.value is not None]
+    assert sorted(done) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert "ZO: all runs took 192 forward passes" in capfd.readouterr().err
+
+
+def test_what_a_silent_machine_has_begun_is_begun_again(workshop, capsys):
+    """A run of another machine counts while it gives signs of life, and no longer."""
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
+    words = (*words, "--budget_queries", "32", "--confirmations", "1", "--out", "out")
+    sweep(capsys, *words)
+    found, again = study(workshop, "ZO"), study(workshop, "ZO on other draws")
+    for one in (found, again):
+        one.set_user_attr("alive elsewhere:7", time.time())
+    other = Draws(found._storage, "model/sst2/ZO", "minimize")
+    number = other.begin(1, 2)
+    found.enqueue_trial({"lr": 2e-4}, user_attrs={"queued": True})
+    found.ask().set_user_attr("process", "elsewhere:7")
+    again._storage.set_trial_user_attr(again.trials[number]._trial_id, "process", "elsewhere:7")
+
+    sweep(capsys, *words[:-3], "2", "--out", "out")
+    states = [trial.state.name for trial in study(workshop, "ZO on other draws").trials]
+    assert states == ["COMPLETE", "COMPLETE", "RUNNING", "COMPLETE"]  # draw 2 of the other run alone
+    assert study(workshop, "ZO").trials[2].state.name == "RUNNING"
+
+    for one in (found, again):
+        one.set_user_attr("alive elsewhere:7", time.time() - 1000.0)
+    sweep(capsys, *words[:-3], "2", "--out", "out")
+    states = [trial.state.name for trial in study(workshop, "ZO on other draws").trials]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study(workshop, "ZO").trials[2].state.name == "FAIL"
+    assert told(again, number, 0.5, state=optuna.trial.TrialState.COMPLETE) is None  # it comes back too late
+
+
+def test_of_two_processes_that_take_the_same_draw_one_yields():
+    storage = optuna.storages.InMemoryStorage()
+    mine, other = (Draws(storage, "a", "minimize") for _ in range(2))
+    assert mine.begin(3, 1) == 0
+    mine.study._storage.set_trial_user_attr(mine.study.trials[0]._trial_id, "process", "elsewhere:7")
+    assert other.begin(3, 1) is None
+    assert other.begin(3, 2) == 2
+    mine.end(0, 0.5, 64)
+    other.end(2, 0.25, 32)
+    assert other.values(3) == [0.5, 0.25]
+    assert other.spent == 96

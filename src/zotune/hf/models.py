@@ -29,11 +29,12 @@ from transformers.utils import logging as library_logging
 
 from zotune.hf.heads import initialise
 from zotune.hf.partial import anatomy, select_trainable
-from zotune.hf.prompted import add_label_words, prompt_style, style_of
+from zotune.hf.prompted import add_label_words, fills_masks, prompt_style, style_of
 from zotune.hf.resolve import check_tokenizer_files, explained, resolve
 from zotune.tasks.base import Task
 
 __all__ = [
+    "is_masked",
     "load_classifier",
     "load_language_model",
     "load_tokenizer",
@@ -79,6 +80,17 @@ def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bo
     if isinstance(positions, int) and positions > 0:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return tokenizer
+
+
+def is_masked(name: str) -> bool:
+    """Whether a model is a masked one (an encoder that fills in words).
+
+    Raises:
+        ValueError: as `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(name)
+    with explained(name, "a model"), _quiet():
+        return fills_masks(AutoConfig.from_pretrained(resolve(name)), tokenizer)
 
 
 def load_classifier(

@@ -89,13 +89,18 @@ def _prompted_class(language_model: type[PreTrainedModel]) -> type[PreTrainedMod
     return type(language_model.__name__, (LabelWords, language_model), names)
 
 
+def fills_masks(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a model of this configuration is a masked one."""
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and tokenizer.mask_token is not None
+
+
 def style_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PromptStyle:
     """How a model of this configuration is prompted, by the auto classes that take it.
 
     Raises:
         ValueError: neither a masked model with a mask token nor a causal one.
     """
-    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and tokenizer.mask_token is not None:
+    if fills_masks(config, tokenizer):
         return "mask"
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "last"

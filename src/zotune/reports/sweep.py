@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import matplotlib as mpl
-import optuna
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,20 +17,22 @@ from matplotlib.lines import Line2D
 from optuna.trial import FrozenTrial, TrialState
 
 from zotune.reports.style import DPI, LIGHT
-from zotune.sweep.study import again_of, mean_of, scores_of, spent_by
+from zotune.sweep.draws import Draws
+from zotune.sweep.study import Search, scores_of, spent_by
 
 _COLUMNS = 4
 
 
-def write_sweep(out: Path, studies: Mapping[str, optuna.Study], metric: str) -> None:
+def write_sweep(out: Path, searches: Sequence[Search], metric: str) -> None:
     """Write ``trials.csv`` and ``sweep.png`` (and .svg) into the folder of a search."""
-    trials = {label: study.get_trials(deepcopy=False) for label, study in studies.items()}
-    (out / "trials.csv").write_text(_rows(studies, trials, metric), encoding="utf-8", newline="")
+    trials = {search.entry.label: search.study.get_trials(deepcopy=False) for search in searches}
+    draws = {search.entry.label: search.draws for search in searches}
+    (out / "trials.csv").write_text(_rows(trials, draws, metric), encoding="utf-8", newline="")
     for kind in ("png", "svg"):
         (out / f"sweep.{kind}").write_bytes(_draw(trials, metric, kind))
 
 
-def _rows(studies: Mapping[str, optuna.Study], trials: Mapping[str, list[FrozenTrial]], metric: str) -> str:
+def _rows(trials: Mapping[str, list[FrozenTrial]], draws: Mapping[str, Draws], metric: str) -> str:
     every = [(label, trial) for label, found in trials.items() for trial in found]
     names = sorted({name for _, trial in every for name in trial.params})
     scores = sorted({name for _, trial in every for name in scores_of(trial)} - {"runtime"} | {metric})
@@ -45,8 +46,8 @@ def _rows(studies: Mapping[str, optuna.Study], trials: Mapping[str, list[FrozenT
             state = "diverged" if trial.state is TrialState.COMPLETE and not _finite(trial) else state
             own = scores_of(trial)
             values = [*(trial.params.get(name, "") for name in names), *(own.get(name, "") for name in scores)]
-            again = again_of(studies[label], trial)
-            mean = mean_of(studies[label], trial) if state == "finished" else ""
+            again = draws[label].values(trial.number)
+            mean = draws[label].mean(trial) if state == "finished" else ""
             writer.writerow([label, trial.number, state, spent_by(trial), *values, 1 + len(again), mean])
     return text.getvalue()
 

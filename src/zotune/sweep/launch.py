@@ -7,8 +7,9 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
+import torch
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -23,6 +24,8 @@ from zotune.sweep.spaces import Range, as_given, read_space
 from zotune.sweep.study import Search, shown, write_best
 
 BEST = "best.json"
+_Stage = Literal["run", "confirm"]
+_STAGES: Final[tuple[_Stage, ...]] = ("run", "confirm")
 
 
 def launch(config: SweepConfig, shared: Mapping[str, str | bool], console: Console) -> int:
@@ -62,15 +65,15 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
         search.prepare()
     crashed = False
     for search in searches:
-        if config.jobs == 1:
-            search.run()
-        else:
-            crashed = not _side_by_side(config, shared, search.entry, out) or crashed
-        _keep_best(out, [search])  # whatever becomes of the other draws
-        search.confirm()
+        for stage in _STAGES:
+            done = config.jobs == 1 or _side_by_side(config, shared, search.entry, out, stage)
+            crashed = crashed or not done
+            if done:  # what several processes have left: a run that one of them has not spent its share on
+                getattr(search, stage)()
+            _keep_best(out, [search])
         _say_best(search, say)
     _keep_best(out, searches)
-    write_sweep(out, {search.entry.label: search.study for search in searches}, config.metric)
+    write_sweep(out, searches, config.metric)
     if crashed:
         say("A process of the search crashed; the same command goes on.")
     write_path(out / BEST)
@@ -82,13 +85,18 @@ def _keep_best(out: Path, searches: list[Search]) -> None:
     write_best(out / BEST, best)
 
 
-def _side_by_side(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry, out: Path) -> bool:
-    """Run a search in processes of its own; whether all came to their end."""
+def _side_by_side(
+    config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry, out: Path, stage: _Stage
+) -> bool:
+    """Run a stage of a search in processes of its own, one after the other of the GPUs for each; whether all came to
+    their end."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.jobs)))
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-    workers = [
-        context.Process(target=_work, args=(config, dict(shared), entry, out, number)) for number in range(config.jobs)
-    ]
+    devices = 0 if "device" in {*shared, *entry.given} else torch.cuda.device_count()
+    workers = []
+    for number in range(config.jobs):
+        own = {**shared, "device": str(number % devices)} if devices > 1 else dict(shared)
+        workers.append(context.Process(target=_work, args=(config, own, entry, out, number, stage)))
     for worker in workers:
         worker.start()
     try:
@@ -103,7 +111,7 @@ def _side_by_side(config: SweepConfig, shared: Mapping[str, str | bool], entry: 
     return all(worker.exitcode == 0 for worker in workers)
 
 
-def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: int) -> None:
+def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: int, stage: _Stage) -> None:
     console = Console(stderr=True, highlight=False)
 
     def say(sentence: str) -> None:
@@ -111,7 +119,7 @@ def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: i
 
     try:
         with terminable():
-            Search(config, shared, entry, out, say=say, worker=number).run()
+            getattr(Search(config, shared, entry, out, say=say, worker=number), stage)()
     except (KeyboardInterrupt, Terminated):
         raise SystemExit(130) from None
 
@@ -129,8 +137,10 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
         return
     given = {**search.base, **as_given({name: _plain(value) for name, value in trial.params.items()})}
     del given["evaluations"]
-    draws = 1 + len(search.again(trial))
-    result = f"validation {search.metric} {search.mean(trial):.4f}" + (f" (mean of {draws} draws)" if draws > 1 else "")
+    draws = 1 + len(search.draws.values(trial.number))
+    result = f"validation {search.metric} {search.draws.mean(trial):.4f}" + (
+        f" (mean of {draws} draws)" if draws > 1 else ""
+    )
     say(f"{search.entry.label}: all runs took {spent:,} forward passes; the best one, {result}:")
     say("zotune train " + shlex.join(as_words(given)))
     for name, choice in (search.space or {}).items():

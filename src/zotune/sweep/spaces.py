@@ -1,10 +1,11 @@
 """What a search may choose: ranges for TPE around the default rate, and the lists of the papers.
 
 Rates depend on the model above all, so their range goes two decades down and up from the default, or from a measured
-rate one and a half down and one up.  The lists: those of MeZO (arXiv 2305.17333, OPT-13B) and LOZO (arXiv 2410.07698,
-OPT-13B; a rate here is that of its released code times the rank, so at ranks 2 and 4 the same numbers are smaller
-rates) are the papers'; for the other methods the papers' constants with MeZO's rates, a decade more for those with a
-preconditioner.
+rate one and a half down and one up.  The lists of MeZO (arXiv 2305.17333) are the paper's, for OPT-13B and, where the
+model is a masked one, for RoBERTa-large; those of LOZO (arXiv 2410.07698) the paper's for OPT-13B and, for masked
+models, the rate of its released commands for RoBERTa-large and a decade above.  A rate of LOZO here is that of its
+released code times the rank.  For the other methods the papers' constants with MeZO's rates, a decade more for those
+with a preconditioner.
 """
 
 from __future__ import annotations
@@ -74,15 +75,27 @@ Space = dict[str, Range | Choice]
 """By the name of the flag."""
 
 _OTHERS: Final[dict[str, Space]] = {
+    "ZOSVRG": {"q": Choice((2, 5, 10))},
     "LOZO": {"rank": Choice((1, 2, 4, 8)), "step_interval": Choice((10, 50, 100))},
     "HiZOO": {"hessian_smooth_type": Choice(("constant0", "constant1e-9", "constant1e-8", "constant1e-7"))},
     "LOREN": {"lr_cov": Range(1e-4, 1e-1), "damping": Range(1e-2, 1.0)},
 }
 """Besides the rate, by algorithm."""
 
-_SCALES: Final = {"full": (1e-3,), "lora": (1e-2,), "prefix": (1e-1,)}
-_RATES: Final = {"full": (1e-6, 1e-7), "lora": (1e-4, 5e-5), "prefix": (1e-2, 1e-3)}
-"""Of MeZO for OPT-13B."""
+_SCALES: Final[dict[bool, dict[str, float]]] = {
+    False: {"full": 1e-3, "lora": 1e-2, "prefix": 1e-1},
+    True: {"full": 1e-3, "lora": 1e-3, "prefix": 1e-1},
+}
+_RATES: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
+    False: {"full": (1e-6, 1e-7), "lora": (1e-4, 5e-5), "prefix": (1e-2, 1e-3)},
+    True: {"full": (1e-5, 1e-6, 1e-7), "lora": (1e-4, 5e-5, 1e-5), "prefix": (1e-2, 5e-3, 1e-3)},
+}
+_RANKS: Final[dict[bool, tuple[int, ...]]] = {False: (1, 2, 4), True: (4, 8)}
+_FIRST_ORDER: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
+    False: {"full": (8e-5, 5e-5, 1e-5), "lora": (1e-3, 1e-4), "prefix": (1e-2, 1e-3)},
+    True: {"full": (5e-5, 3e-5, 1e-5), "lora": (5e-4, 3e-4, 1e-4), "prefix": (5e-2, 3e-2, 1e-2)},
+}
+"""Whether the model is a masked one; what is trained."""
 
 
 def kind_of(config: TrainConfig) -> str:
@@ -118,27 +131,46 @@ def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -
     return {name: choice for name, choice in space.items() if name not in entry.given}
 
 
-def grid_of(entry: Entry, config: TrainConfig) -> Space:
-    """The lists for ``--search grid``, without what the entry has fixed."""
+def grid_of(entry: Entry, config: TrainConfig, *, masked: bool) -> list[dict[str, Any]]:
+    """The points for ``--search grid``: all combinations of the papers' lists, without what the entry has fixed.
+
+    Args:
+        entry: the method.
+        config: its settings (resolved).
+        masked: whether the model is a masked one.
+    """
     kind = kind_of(config)
-    rates: Sequence[float] = _RATES[kind]
+    rates: tuple[float, ...] = _RATES[masked][kind]
     if config.algorithm in ("ZOAdam", "LOREN", "HiZOO"):
         rates = (10 * rates[0], *rates)
-    grid: dict[str, tuple[Any, ...]] = {"lr": tuple(rates), "perturbation_scale": _SCALES[kind]}
+    grid: dict[str, tuple[Any, ...]] = {"lr": rates, "perturbation_scale": (_SCALES[masked][kind],)}
     match config.algorithm:
         case "LOZO":
-            grid |= {"rank": (1, 2, 4), "step_interval": (50, 100)}
+            grid |= {"rank": _RANKS[masked], "step_interval": (50, 100)}
+            grid["lr"] = (1e-6, 1e-7) if kind == "full" else rates
         case "ZOSVRG":
-            grid |= {"lr": (1e-3, 1e-4), "lr_mezosvrg_mb": tuple(rates), "q": (2, 5, 10)}
+            grid |= {"lr": (1e-3, 1e-4), "lr_mezosvrg_mb": rates, "q": (2, 5, 10)}
         case "HiZOO":
             grid |= {"hessian_smooth_type": ("constant1e-8",)}
         case "LOREN":
             grid |= {"lr_cov": (1e-3,), "damping": (0.1,)}
         case "FZOO":
-            grid |= {"lr": tuple(rate / 10 for rate in rates)}
+            grid["lr"] = tuple(rate / 10 for rate in rates)
         case "FOSGD" | "FOAdam":
-            grid = {"lr": (1e-4, 5e-5, 1e-5) if kind == "full" else (1e-3, 1e-4)}
-    return {name: Choice(values) for name, values in grid.items() if name not in entry.given}
+            grid = {"lr": _FIRST_ORDER[masked][kind]}
+    if config.algorithm == "LOZO" and "rank" in entry.given:
+        grid["rank"] = (config.rank,)
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if config.algorithm == "LOZO":
+        points = [{**point, "lr": float(f"{point['lr'] * point['rank']:.6g}")} for point in points]
+    left = [{name: value for name, value in point.items() if name not in entry.given} for point in points]
+    return [point for number, point in enumerate(left) if point and point not in left[:number]]
+
+
+def space_holding(points: Sequence[Mapping[str, Any]]) -> Space:
+    """The space of all values of some points."""
+    names = points[0] if points else {}
+    return {name: Choice(tuple(dict.fromkeys(point[name] for point in points))) for name in names}
 
 
 def points_of(space: Space) -> list[dict[str, Any]]:
