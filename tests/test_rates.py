@@ -316,3 +316,17 @@ def test_a_curvature_that_drowns_in_rounding_is_at_least_what_keeps_the_loss_abo
     weight = nn.Parameter(torch.ones(400, dtype=torch.float64))
     rate = suggest_rate(MeZO([weight], lr=0.0), [lambda: weight.sum()] * 9)
     assert rate is None or rate.step <= 2.0 * 400.0 / rate.slope**2 * 1.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probes_end_where_the_loss_has_changed_whatever_its_curvature(seed):
+    """Curvatures of both signs that differ more than their mean, and a loss that has nowhere to go further out: longer
+    probes would see a curvature that is twenty times too small."""
+    weight = nn.Parameter(torch.zeros(400, dtype=torch.float64))
+    matrix = torch.from_numpy(numbers(400 * 400, seed).reshape(400, 400))
+    matrix = 1500.0 / 400 * torch.eye(400) + 4.0 * (matrix + matrix.T)  # of trace 1500, curvatures differ by 3200
+    line = torch.from_numpy(numbers(400, 9))
+    closures = [lambda: 1.0 + 0.5 * torch.tanh(weight @ (line + matrix @ weight))] * 16
+    rate = suggest_rate(MeZO([weight], lr=0.0, seed=seed), closures, steps=100)
+    assert rate.length < 20.0
+    assert rate.curvature + rate.error > 500.0

@@ -264,20 +264,27 @@ def _length(optimizer: ZerothOrder, batches: Sequence[Batch], spent: Measurement
     Raises:
         NonFiniteLossError: a loss is NaN or infinite at the weights.
     """
-    far, seen = 1.0, None
+    far, seen, most = 1.0, None, LENGTHS[-1]
     for length in LENGTHS:
         found = samples_on(optimizer, batches, length, spent, alone=True)
         if found is None:
             break
         far, seen = length, found
-        if is_certain(found):
+        # Where it may have changed by more than that, longer probes would see another loss than the run does.
+        if is_certain(found) or rise_of(optimizer, _bound(found), found, length) > RISE:
             break
     if seen is None:
         return far
-    # Where a curvature is not certain it may be larger, and the longest probes leave what is nearly a parabola.
-    doubt, most = (0.0, LENGTHS[-1]) if is_certain(seen) else (SURE * error_of(seen), far)
-    rise = rise_of(optimizer, mean_curvature(seen) + doubt, seen, far)
+    curvature = mean_curvature(seen)
+    if not is_certain(seen):
+        curvature, most = _bound(seen), far
+    rise = rise_of(optimizer, curvature, seen, far)
     return min(max(far * math.sqrt(RISE / rise), 1.0), most) if rise > 0.0 else far
+
+
+def _bound(samples: Sequence[Sample]) -> float:
+    """Above what the mean curvature is but by chance, whatever its sign."""
+    return abs(mean_curvature(samples)) + SURE * error_of(samples)
 
 
 def batches_for(optimizer: ZerothOrder) -> int:
