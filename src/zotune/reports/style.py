@@ -3,31 +3,32 @@
 import dataclasses
 from typing import Any, Final
 
-# Distinguishable with the common colour vision deficiencies (after Okabe and Ito, and Tol); first order in greys.
+# Hues after Okabe and Ito, and Tol; first order in greys. Lightness is chosen so that any two are at least 20 apart in
+# CIELAB, with normal colour vision and as seen in deuteranopia and protanopia.
 METHOD_COLOURS: Final[dict[str, str]] = {
-    "ZO": "#0072B2",
-    "ZOAdam": "#56B4E9",
-    "ZOSVRG": "#009E73",
-    "LOZO": "#E69F00",
-    "LOZO-M": "#D55E00",
-    "HiZOO": "#CC79A7",
-    "LOREN": "#332288",
-    "FZOO": "#999933",
-    "FOSGD": "#9A9A9A",
-    "FOAdam": "#4D4D4D",
+    "ZO": "#0376AF",
+    "ZOAdam": "#4BB3F4",
+    "ZOSVRG": "#48BB86",
+    "LOZO": "#EC9600",
+    "LOZO-M": "#AD3A00",
+    "HiZOO": "#D98BB9",
+    "LOREN": "#16228B",
+    "FZOO": "#A79F4D",
+    "FOSGD": "#737373",
+    "FOAdam": "#383838",
 }
 # The same hues on a dark ground.
 DARK_COLOURS: Final[dict[str, str]] = {
-    "ZO": "#4C9FDB",
-    "ZOAdam": "#A6DBFA",
-    "ZOSVRG": "#2FC79D",
-    "LOZO": "#F2B544",
-    "LOZO-M": "#F07B36",
-    "HiZOO": "#E6A6CB",
-    "LOREN": "#A493F5",
-    "FZOO": "#C9C95A",
-    "FOSGD": "#8F8F8F",
-    "FOAdam": "#D6D6D6",
+    "ZO": "#157AB4",
+    "ZOAdam": "#9BD8FE",
+    "ZOSVRG": "#34BF8A",
+    "LOZO": "#F0BE35",
+    "LOZO-M": "#D95811",
+    "HiZOO": "#C08AAF",
+    "LOREN": "#8C8CFD",
+    "FZOO": "#B1B45A",
+    "FOSGD": "#6A6A6A",
+    "FOAdam": "#D5D5D5",
 }
 # A second sign beside the colour, for greys on paper and for eyes that see other colours.
 METHOD_MARKERS: Final[dict[str, str]] = {

@@ -21,6 +21,9 @@ from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
 BINS: Final = 50
 """Shares of the budget that the losses of steps are averaged over."""
 
+_FEW: Final = 4
+"""Methods whose bands may be as dark as they like; those of more would cover each other."""
+
 _AGAINST: Final = {
     "cost": "forward passes of one example",
     "seconds": "seconds of training",
@@ -79,7 +82,8 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
         handles, labels = both[0].get_legend_handles_labels()
         columns = min(len(labels), 5) or 1
         if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+            heading = "mean of the trials, band: one standard deviation" if _has_bands(results) else None
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title=heading)
         picture = io.BytesIO()
         unchanging = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         figure.savefig(picture, format=kind, dpi=DPI, metadata=unchanging)
@@ -88,6 +92,7 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
 
 def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int, against: str, theme: Theme) -> None:
     seen: dict[str, int] = {}
+    alpha = 0.15 if len({result.label for result in results}) <= _FEW else 0.07
     for label in dict.fromkeys(result.label for result in results):
         own = [result for result in results if result.label == label]
         method = own[0].method
@@ -101,7 +106,7 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
         colour = theme.of(method)
         ends = line.mean - line.deviation, line.mean + line.deviation
         low, high = (np.clip(end, 0.0, np.inf if chart.metric == "loss" else 1.0) for end in ends)
-        axes.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(line.x, low, high, color=colour, alpha=alpha, linewidth=0)
         axes.plot(
             line.x,
             line.mean,
@@ -113,6 +118,11 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
             markevery=max(1, len(line.x) // 10),
             label=label.replace("$", r"\$"),
         )
+
+
+def _has_bands(results: Sequence[Result]) -> bool:
+    labels = [result.label for result in results if not result.diverged]
+    return len(set(labels)) < len(labels)
 
 
 def _keep_in_sight(axes: Axes, losses: Sequence[Numbers]) -> None:
