@@ -13,7 +13,7 @@ from torch import nn
 from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
 from zotune.cli import main
 from zotune.hf.trainer import ZOTrainer
-from zotune.pace import DRIFT, FALL, MEASURED, MEMORY, RISE, UNMEASURED, Pace
+from zotune.pace import BRAKE, DRIFT, FALL, MEASURED, MEMORY, RISE, STEPS, UNMEASURED, Pace
 from zotune.rates import Rate, present_curvature, suggest_rate
 from zotune.run.training import TrainingRun
 from zotune.trajectory import Recorder, read
@@ -340,3 +340,51 @@ def test_a_loss_that_becomes_flat_or_concave_keeps_a_rate_within_bounds():
             pace.mean = pace.spread
             pace.measured(1e6, 1.0)
             assert pace.factor() < 0.1  # and finds back
+
+
+def test_a_loss_that_rises_by_more_than_chance_halves_the_rate():
+    draws = np.random.Generator(np.random.PCG64(3))
+    pace = Pace(measured(), total=20 * STEPS)
+
+    def window(mean, deviation=0.1):
+        for loss in mean + deviation * draws.normal(size=STEPS):
+            pace._watch([loss - 0.01, loss + 0.01])
+
+    for mean in (1.0, 0.8, 0.5, 0.52, 0.5):
+        window(mean)
+    assert pace.braked == 1.0
+    window(0.9)
+    assert pace.factor() == pace.braked == BRAKE
+    window(0.9)  # it is compared with what it was when the rate was halved
+    assert pace.braked == BRAKE
+    window(0.4)
+    window(0.6)
+    assert pace.braked == BRAKE**2
+
+
+def test_noise_alone_does_not_halve_it():
+    draws = np.random.Generator(np.random.PCG64(4))
+    braked = 0
+    for _ in range(100):
+        pace = Pace(measured(), total=20 * STEPS)
+        for loss in 1.0 + 0.3 * draws.standard_t(4, size=20 * STEPS):
+            pace._watch([loss])
+        braked += pace.braked < 1.0
+    assert braked <= 2
+
+
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_rate_that_is_too_high_for_a_parabola_is_braked_until_it_falls(paced):
+    """MeZO on h/2 |w|^2 in 200 dimensions grows at any rate above about 2 / (h 200)."""
+    weight = nn.Parameter(torch.full((200,), 0.1, dtype=torch.float64))
+    optimizer = MeZO([weight], lr=2.5 * 2.0 / 202.0)
+    pace = Pace(total=400)
+    if paced:
+        optimizer.register_tell_hook(pace)
+    for _ in range(400):
+        loss = optimizer.step(lambda: 0.5 * weight.square().sum())
+        if loss > 1e6:
+            break
+    assert (loss > 1e6) != paced
+    assert (pace.braked < 1.0) == paced
+    assert loss < 1.0 or not paced  # which it was at first

@@ -17,11 +17,16 @@ and h_t = h + sqrt(p), because too small a curvature costs more than too large a
 proportion to themselves, so a mean below h has the error r h / h_measured (at most `FALL` r).  No measurement makes h
 more than `FALL` times smaller, and no rate becomes more than `RISE` times what was planned: a loss that has become flat
 says nothing of how far it stays so.
+
+A brake for what no curvature shows: the losses of a run's steps are averaged over windows of a twentieth of it, and
+where the mean of one is above the lowest one before by more than `SURE` standard errors of their difference, the rate
+is halved for the rest of the run, and that window is what the next ones are compared with.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Final
 
@@ -45,6 +50,21 @@ MEMORY: Final = 0.98
 
 MEASURED: Final = 4
 """Steps that the measured v_0 counts as in the running mean."""
+
+WINDOWS: Final = 20
+"""Windows of a run ..."""
+
+STEPS: Final = 10
+"""... of so many steps at least ..."""
+
+UNPLANNED: Final = 50
+"""... or of so many where the length of the run is not given."""
+
+SURE: Final = 4.0
+"""Standard errors by which the mean loss of a window is above the lowest one for that to be no chance."""
+
+BRAKE: Final = 0.5
+"""Share of the rate that is left then."""
 
 UNMEASURED: Final = 10
 """Steps whose mean stands for v_0 where it was not measured."""
@@ -71,6 +91,9 @@ class Pace:
         steps: steps that are in it.
         curvature: h, None if none was measured.
         variance: p.
+        braked: product of all `BRAKE`.
+        window: losses of the steps of the present one.
+        lowest: mean and squared standard error of the window to compare with; None in the first one.
     """
 
     def __init__(self, rate: Rate | None = None, *, total: int | None = None) -> None:
@@ -79,6 +102,9 @@ class Pace:
         self.mean, self.steps, self._before = 0.0, 0, 0
         self.curvature: float | None = None
         self.variance = self._first = 0.0
+        self.braked = 1.0
+        self.window: list[float] = []
+        self.lowest: tuple[float, float] | list[float] | None = None
         if rate is not None:
             self._first = rate.curvature + rate.error
             self.curvature, self.variance = max(rate.curvature, self._least), rate.error**2
@@ -114,7 +140,7 @@ class Pace:
             factor = self._first / (self.curvature + math.sqrt(self.variance))
         if normalised and self.spread:
             factor *= math.sqrt(self.mean / self.spread)
-        return min(factor, RISE)
+        return min(factor, RISE) * self.braked
 
     @property
     def _least(self) -> float:
@@ -140,6 +166,7 @@ class Pace:
     def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
         if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared
             return
+        self._watch(losses)
         eps = float(optimizer.param_groups[0]["eps"])
         fresh = spread_of([f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0], eps)
         self.steps += 1
@@ -147,3 +174,15 @@ class Pace:
         self.mean += (fresh - self.mean) * max(1.0 / seen, 1.0 - MEMORY)
         if self.spread is None and self.steps == UNMEASURED:
             self.spread = self.mean
+
+    def _watch(self, losses: Sequence[float]) -> None:
+        self.window.append(math.fsum(losses) / len(losses))
+        if len(self.window) < (UNPLANNED if self.total is None else max(STEPS, self.total // WINDOWS)):
+            return
+        now = statistics.fmean(self.window), statistics.variance(self.window) / len(self.window)
+        self.window = []
+        if self.lowest is not None and now[0] > self.lowest[0]:
+            if now[0] - self.lowest[0] <= SURE * math.sqrt(now[1] + self.lowest[1]):
+                return
+            self.braked *= BRAKE
+        self.lowest = now

@@ -51,7 +51,7 @@ def steps_again(steps: int) -> set[int]:
     return {max(1, round(share * steps)) for share in AGAIN}
 
 
-KEPT: Final = ("spread", "mean", "steps", "curvature", "variance")
+KEPT: Final = ("spread", "mean", "steps", "curvature", "variance", "braked", "window", "lowest")
 """What of a pace is in checkpoints."""
 
 
