@@ -221,9 +221,9 @@ def rates_table(results: dict[str, Any]) -> str:
     ]
     for case, methods in results.items():
         for method, found in methods.items():
-            if AUTO not in found:
+            auto, constant = found.get(AUTO), constants(found)
+            if not auto or not constant:
                 continue
-            auto, constant = found[AUTO], constants(found)
             lowest = min(constant, key=constant.__getitem__)
             first = statistics.fmean([run["first"] for run in auto])
             fresh = "| | | |"

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import platform
 import shlex
 import time
 
@@ -16,9 +15,10 @@ from zotune.config.compare import DERIVED, labelled
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna; install zotune[sweep].")
 from zotune.reports.sweep import _limits  # noqa: E402
+from zotune.sweep import sharing  # noqa: E402
 from zotune.sweep.draws import Draws  # noqa: E402
-from zotune.sweep.sharing import told  # noqa: E402
 from zotune.sweep.spaces import Range, grid_of, space_of  # noqa: E402
+from zotune.sweep.study import Search  # noqa: E402
 
 __all__ = ["shelf", "workshop"]
 SHARED = (
@@ -36,9 +36,12 @@ def sweep(capsys, *words, code=0):
     return out.strip(), err
 
 
+def storage(workshop, place="out"):
+    return optuna.storages.get_storage(f"sqlite:///{workshop / place / 'sweep.db'}")
+
+
 def study(workshop, name, place="out"):
-    storage = optuna.storages.get_storage(f"sqlite:///{workshop / place / 'sweep.db'}")
-    return optuna.load_study(study_name=f"model/sst2/{name}", storage=storage)
+    return optuna.load_study(study_name=f"model/sst2/{name}", storage=storage(workshop, place))
 
 
 @pytest.mark.parametrize("method", [*ALGORITHMS, *DERIVED])
@@ -232,6 +235,7 @@ def test_processes_share_a_study(workshop, capfd):
         (["--algorithms", "LORN"], "did you mean LOREN?"),
         (["--metric", "los"], "did you mean loss?"),
         (["--storage", "nosuch://x"], "--storage nosuch://x cannot be opened"),
+        (["--storage", "sqlite://", "--jobs", "2"], "is in the memory of one process"),
         (["--space", "nowhere.json"], "--space nowhere.json cannot be read"),
         (["--lr", "fast"], "--lr takes a number or auto, not 'fast'."),
         (["--algorithms", "ZO", "--lr", "0"], "A search around --lr 0 is none"),
@@ -289,7 +293,7 @@ def test_a_grid_point_whose_run_was_stopped_is_tried_again(workshop, capsys, mon
         assert "the same command goes on" in err
     found = study(workshop, "ZO")
     hanging = found.ask()  # as of a process that was killed
-    hanging.set_user_attr("process", f"{platform.node()}:{2**22 + 1}")
+    hanging.set_user_attr("process", f"{sharing._MACHINE}:{2**22 + 1}:0")
     sweep(capsys, *words)
     done = [
         trial.params["lr"] for trial in study(workshop, "ZO").get_trials(states=(optuna.trial.TrialState.COMPLETE,))
@@ -352,40 +356,117 @@ def test_processes_run_other_draws_side_by_side(workshop, capfd):
     assert "ZO: all runs took 192 forward passes" in capfd.readouterr().err
 
 
-def test_what_a_silent_machine_has_begun_is_begun_again(workshop, capsys):
-    """A run of another machine counts while it gives signs of life, and no longer."""
+def test_what_a_silent_machine_has_begun_is_begun_again(workshop, capsys, monkeypatch):
+    """Runs of another machine are waited for while it gives signs of life, and no longer."""
+    from zotune.sweep import launch
+
     (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
     words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
-    words = (*words, "--budget_queries", "32", "--confirmations", "1", "--out", "out")
+    words = (*words, "--budget_queries", "32", "--out", "out")
+    sweep(capsys, *words)  # without other draws
+    found, again = study(workshop, "ZO"), Draws(storage(workshop), "model/sst2/ZO", "minimize")
+    (first, _) = found.trials
+    hanging = found.ask(fixed_distributions=first.distributions)  # the other point, as if it had not been made
+    hanging.set_user_attr("process", "elsewhere:7:0")
+    number = again.begin(1, 1)
+    again.study._storage.set_trial_user_attr(again.study.trials[number]._trial_id, "process", "elsewhere:7:0")
+    for one in (found, again.study):
+        one.set_user_attr("alive elsewhere:7:0", time.time())
+
+    waited = []
+
+    def silent(seconds):
+        waited.append([trial.state.name for trial in again.study.trials])
+        for one in (found, again.study):
+            one.set_user_attr("alive elsewhere:7:0", time.time() - 1000.0)
+
+    monkeypatch.setattr(launch.time, "sleep", silent)
+    _, err = sweep(capsys, *words, "--confirmations", "1")
+    assert "ZO: 2 runs of other processes go on; waiting for their end." in err
+    assert waited == [["RUNNING"]]
+    assert found.trials[2].state.name == "FAIL"
+    assert [trial.state.name for trial in again.study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert again.values(1)
+    assert sharing.told(again.study, number, 0.5, state=optuna.trial.TrialState.COMPLETE) is None  # it is too late
+
+
+def test_a_grid_point_of_a_silent_machine_is_made_by_those_that_go_on(workshop, capsys, monkeypatch):
+    from zotune.sweep import launch
+
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
+    words = (*words, "--budget_queries", "32", "--out", "out")
+    real, taken = Search._ask, []
+
+    def ask(self):
+        trial = real(self)
+        if trial is not None and not taken:  # another machine takes the first point and falls silent
+            taken.append(trial.number)
+            trial.set_user_attr("process", "elsewhere:7:0")
+            self.study.set_user_attr("alive elsewhere:7:0", time.time())
+            return real(self)
+        return trial
+
+    def silent(seconds):
+        study(workshop, "ZO").set_user_attr("alive elsewhere:7:0", time.time() - 1000.0)
+
+    monkeypatch.setattr(Search, "_ask", ask)
+    monkeypatch.setattr(launch.time, "sleep", silent)
     sweep(capsys, *words)
-    found, again = study(workshop, "ZO"), study(workshop, "ZO on other draws")
-    for one in (found, again):
-        one.set_user_attr("alive elsewhere:7", time.time())
-    other = Draws(found._storage, "model/sst2/ZO", "minimize")
-    number = other.begin(1, 2)
-    found.enqueue_trial({"lr": 2e-4}, user_attrs={"queued": True})
-    found.ask().set_user_attr("process", "elsewhere:7")
-    again._storage.set_trial_user_attr(again.trials[number]._trial_id, "process", "elsewhere:7")
+    states = [(trial.system_attrs["fixed_params"]["lr"], trial.state.name) for trial in study(workshop, "ZO").trials]
+    assert states == [(1e-4, "FAIL"), (2e-4, "COMPLETE"), (1e-4, "COMPLETE")]
 
-    sweep(capsys, *words[:-3], "2", "--out", "out")
-    states = [trial.state.name for trial in study(workshop, "ZO on other draws").trials]
-    assert states == ["COMPLETE", "COMPLETE", "RUNNING", "COMPLETE"]  # draw 2 of the other run alone
-    assert study(workshop, "ZO").trials[2].state.name == "RUNNING"
 
-    for one in (found, again):
-        one.set_user_attr("alive elsewhere:7", time.time() - 1000.0)
-    sweep(capsys, *words[:-3], "2", "--out", "out")
-    states = [trial.state.name for trial in study(workshop, "ZO on other draws").trials]
-    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert study(workshop, "ZO").trials[2].state.name == "FAIL"
-    assert told(again, number, 0.5, state=optuna.trial.TrialState.COMPLETE) is None  # it comes back too late
+def test_a_process_that_was_taken_for_dead_gives_its_run_up(workshop, capsys, monkeypatch):
+    from zotune.sweep import watching
+
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
+    real, seen = watching.Watcher.on_evaluate, []
+
+    def evaluated(self, *args, **kwargs):
+        if self._trial is not None and not seen:
+            seen.append(self._trial.number)
+            found = study(workshop, "ZO")
+            found.tell(self._trial.number, state=optuna.trial.TrialState.FAIL)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(watching.Watcher, "on_evaluate", evaluated)
+    _, err = sweep(capsys, *words, "--budget_queries", "64", "--out", "out")
+    assert "ZO: a run is given up; this process was silent for too long." in err
+    assert sorted(t.params["lr"] for t in study(workshop, "ZO").trials if t.state.name == "COMPLETE") == [1e-4, 2e-4]
+
+
+def test_machines_that_begin_together_try_no_point_twice_and_begin_with_other_settings(workshop, capsys):
+    """A second search that was prepared between the first one's look at the queue and its points in it."""
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
+    words = (*words, "--budget_queries", "32", "--out", "out")
+    sweep(capsys, *words)
+    found = study(workshop, "ZO")
+    for rate in (1e-4, 2e-4):
+        found.enqueue_trial({"lr": rate}, user_attrs={"queued": True})
+    sweep(capsys, *words)
+    assert [trial.state.name for trial in study(workshop, "ZO").trials] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+
+    sweep(capsys, "--algorithms", "LOZO", "--lr", "1e-3", "--runs", "3", "--budget_queries", "32", "--out", "two")
+    rates = [trial.params["lr"] for trial in study(workshop, "LOZO", "two").trials]
+    assert len(set(rates)) == 3
+
+
+def test_flags_of_all_runs_are_not_searched_by_a_grid(workshop, capsys):
+    words = ("--algorithms", "ZO", "--search", "grid", "--budget_queries", "32", "--out", "out")
+    sweep(capsys, *words, "--perturbation_scale", "1e-2")
+    assert [trial.params for trial in study(workshop, "ZO").trials] == [{"lr": 1e-6}, {"lr": 1e-7}]
+    _, err = sweep(capsys, *words, "--perturbation_scale", "1e-2", "--lr", "1e-3", code=2)
+    assert "There is nothing to search for ZO" in err
 
 
 def test_of_two_processes_that_take_the_same_draw_one_yields():
     storage = optuna.storages.InMemoryStorage()
     mine, other = (Draws(storage, "a", "minimize") for _ in range(2))
     assert mine.begin(3, 1) == 0
-    mine.study._storage.set_trial_user_attr(mine.study.trials[0]._trial_id, "process", "elsewhere:7")
+    mine.study._storage.set_trial_user_attr(mine.study.trials[0]._trial_id, "process", "elsewhere:7:0")
     assert other.begin(3, 1) is None
     assert other.begin(3, 2) == 2
     mine.end(0, 0.5, 64)

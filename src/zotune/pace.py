@@ -166,9 +166,10 @@ class Pace:
     def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
         if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared
             return
-        self._watch(losses)
         eps = float(optimizer.param_groups[0]["eps"])
-        fresh = spread_of([f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0], eps)
+        own = [f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0]
+        self._watch(own)
+        fresh = spread_of(own, eps)
         self.steps += 1
         seen = self.steps + self._before
         self.mean += (fresh - self.mean) * max(1.0 / seen, 1.0 - MEMORY)

@@ -270,7 +270,7 @@ def _length(optimizer: ZerothOrder, batches: Sequence[Batch], spent: Measurement
         if found is None:
             break
         far, seen = length, found
-        # Where it may have changed by more than that, longer probes would see another loss than the run does.
+        # Once it may have changed by more than that, still longer probes would see another loss than the run does.
         if is_certain(found) or rise_of(optimizer, _bound(found), found, length) > RISE:
             break
     if seen is None:

@@ -82,15 +82,16 @@ def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bo
     return tokenizer
 
 
-def is_masked(name: str) -> bool:
+def is_masked(name: str, *, trust_remote_code: bool = False) -> bool:
     """Whether a model is a masked one (an encoder that fills in words).
 
     Raises:
         ValueError: as `load_tokenizer`.
     """
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"token": os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
     with explained(name, "a model"), _quiet():
-        return fills_masks(AutoConfig.from_pretrained(resolve(name)), tokenizer)
+        return fills_masks(AutoConfig.from_pretrained(resolve(name), **options), tokenizer)
 
 
 def load_classifier(

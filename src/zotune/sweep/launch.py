@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,6 +26,7 @@ from zotune.sweep.study import Search, shown, write_best
 
 BEST = "best.json"
 _Stage = Literal["run", "confirm"]
+_POLL: Final = 2.0
 _STAGES: Final[tuple[_Stage, ...]] = ("run", "confirm")
 
 
@@ -68,8 +70,8 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
         for stage in _STAGES:
             done = config.jobs == 1 or _side_by_side(config, shared, search.entry, out, stage)
             crashed = crashed or not done
-            if done:  # what several processes have left: a run that one of them has not spent its share on
-                getattr(search, stage)()
+            if done:
+                _complete(search, stage, say)
             _keep_best(out, [search])
         _say_best(search, say)
     _keep_best(out, searches)
@@ -78,6 +80,19 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
         say("A process of the search crashed; the same command goes on.")
     write_path(out / BEST)
     return int(crashed)
+
+
+def _complete(search: Search, stage: _Stage, say: Callable[[str], None]) -> None:
+    """Do what is left of a stage, and wait for other processes and machines that have begun the rest."""
+    told = False
+    while True:
+        getattr(search, stage)()
+        if not (busy := search.busy):
+            return
+        if not told:
+            say(f"{search.entry.label}: {busy} runs of other processes go on; waiting for their end.")
+            told = True
+        time.sleep(_POLL)
 
 
 def _keep_best(out: Path, searches: list[Search]) -> None:
@@ -96,7 +111,7 @@ def _side_by_side(
     workers = []
     for number in range(config.jobs):
         own = {**shared, "device": str(number % devices)} if devices > 1 else dict(shared)
-        workers.append(context.Process(target=_work, args=(config, own, entry, out, number, stage)))
+        workers.append(context.Process(target=_work, args=(config, own, entry, out, stage)))
     for worker in workers:
         worker.start()
     try:
@@ -111,7 +126,7 @@ def _side_by_side(
     return all(worker.exitcode == 0 for worker in workers)
 
 
-def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: int, stage: _Stage) -> None:
+def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, stage: _Stage) -> None:
     console = Console(stderr=True, highlight=False)
 
     def say(sentence: str) -> None:
@@ -119,7 +134,7 @@ def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, number: i
 
     try:
         with terminable():
-            getattr(Search(config, shared, entry, out, say=say, worker=number), stage)()
+            getattr(Search(config, shared, entry, out, say=say), stage)()
     except (KeyboardInterrupt, Terminated):
         raise SystemExit(130) from None
 

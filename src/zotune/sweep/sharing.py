@@ -12,6 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import optuna
@@ -25,9 +26,20 @@ SILENT: Final = 900.0
 """Seconds: a minute's sign of life may wait for the database or a suspended machine, and clocks differ."""
 
 
+def _machine() -> str:
+    """Name of what process numbers belong to: a boot of a machine, and in it a container."""
+    names = [platform.node().replace(":", "-")]
+    with contextlib.suppress(OSError):  # not on Linux
+        names += [Path("/proc/sys/kernel/random/boot_id").read_text()[:8], str(os.stat("/proc/self/ns/pid").st_ino)]
+    return "/".join(names)
+
+
+_MACHINE, _BORN = _machine(), time.time_ns()
+
+
 def this_process() -> str:
-    """Its name in the database."""
-    return f"{platform.node()}:{os.getpid()}"
+    """Its name in the database; no two processes have the same."""
+    return f"{_MACHINE}:{os.getpid()}:{_BORN}"
 
 
 @contextlib.contextmanager
@@ -56,7 +68,8 @@ def forget_dead(study: optuna.Study) -> None:
     signs = study.user_attrs
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         process = str(trial.user_attrs.get(PROCESS, ""))
-        if process and _is_dead(process, signs.get(_sign(process))):
+        begun = trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0
+        if _is_dead(process, signs.get(_sign(process), begun)):
             told(study, trial.number, state=TrialState.FAIL)
 
 
@@ -77,11 +90,12 @@ def _sign(process: str) -> str:
     return f"alive {process}"
 
 
-def _is_dead(process: str, sign: float | None) -> bool:
-    host, _, number = process.rpartition(":")
-    if host == platform.node() and not _exists(int(number)):
+def _is_dead(process: str, sign: float) -> bool:
+    machine, _, rest = process.partition(":")
+    number = rest.partition(":")[0]
+    if machine == _MACHINE and number.isdecimal() and not _exists(int(number)):
         return True
-    return sign is not None and time.time() - sign > SILENT
+    return time.time() - sign > SILENT
 
 
 def _exists(process: int) -> bool:

@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,14 +131,16 @@ def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -
     return {name: choice for name, choice in space.items() if name not in entry.given}
 
 
-def grid_of(entry: Entry, config: TrainConfig, *, masked: bool) -> list[dict[str, Any]]:
-    """The points for ``--search grid``: all combinations of the papers' lists, without what the entry has fixed.
+def grid_of(entry: Entry, config: TrainConfig, *, masked: bool, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The points for ``--search grid``: all combinations of the papers' lists, without what is fixed.
 
     Args:
         entry: the method.
         config: its settings (resolved).
         masked: whether the model is a masked one.
+        fixed: flags that are given for all methods, besides those of the entry.
     """
+    fixed = {*fixed, *entry.given}
     kind = kind_of(config)
     rates: tuple[float, ...] = _RATES[masked][kind]
     if config.algorithm in ("ZOAdam", "LOREN", "HiZOO"):
@@ -158,12 +160,12 @@ def grid_of(entry: Entry, config: TrainConfig, *, masked: bool) -> list[dict[str
             grid["lr"] = tuple(rate / 10 for rate in rates)
         case "FOSGD" | "FOAdam":
             grid = {"lr": _FIRST_ORDER[masked][kind]}
-    if config.algorithm == "LOZO" and "rank" in entry.given:
+    if config.algorithm == "LOZO" and "rank" in fixed:
         grid["rank"] = (config.rank,)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if config.algorithm == "LOZO":
         points = [{**point, "lr": float(f"{point['lr'] * point['rank']:.6g}")} for point in points]
-    left = [{name: value for name, value in point.items() if name not in entry.given} for point in points]
+    left = [{name: value for name, value in point.items() if name not in fixed} for point in points]
     return [point for number, point in enumerate(left) if point and point not in left[:number]]
 
 

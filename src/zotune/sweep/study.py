@@ -34,6 +34,7 @@ _STARTUP = 4
 
 ASKING: Final = "ask.lock"
 _MEASURED = "measured"
+_LOST = "lost"
 _MEASURING = "measuring"
 _PLAN = "plan"
 _QUEUED = "queued"
@@ -51,7 +52,6 @@ class Search:
         entry: the method.
         out: folder of the search.
         say: takes a line for the person.
-        worker: number of this process among those of the search.
     """
 
     def __init__(
@@ -62,20 +62,13 @@ class Search:
         out: Path,
         *,
         say: Callable[[str], None],
-        worker: int = 0,
     ) -> None:
         self.entry, self.base = entry, self._base_of(config, shared, entry)
         self._config, self._out, self._say, self.metric = config, out, say, config.metric
+        self._fixed, self._lock = {*shared, *entry.given}, _lock_of(config, out)
         self.settings = config_from_text(self.base).resolved()
         self.settings.validate()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # A search of several processes needs a seed for each, or all would begin with the same settings.
-            seed = (self.settings.init_seed * 1009 + worker) % 2**32
-            sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=config.jobs > 1
-            )
         pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP) if config.prune == "median" else None
         storage, name = storage_of(config, out), study_name(self.settings, entry)
         direction: Direction = "minimize" if config.metric == "loss" else "maximize"
@@ -84,13 +77,24 @@ class Search:
             storage=storage,
             study_name=name,
             direction=direction,
-            sampler=sampler,
+            sampler=self._sampler(0),
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
         self.space: Space | None = None
         self.goal, self.points = config.runs, list[dict[str, Any]]()
         self._choose_space()
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """For the run of that number: processes and machines that had the same seed would all begin alike."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=(self.settings.init_seed * 1009 + number) % 2**32,
+                n_startup_trials=_STARTUP,
+                multivariate=True,
+                constant_liar=self._config.jobs > 1 or self._config.storage is not None,
+            )
 
     @staticmethod
     def _base_of(config: SweepConfig, shared: Mapping[str, str | bool], entry: Entry) -> Given:
@@ -102,15 +106,15 @@ class Search:
         """The space, unless it waits for a measured rate."""
         own = read_space(self._config.space).get(self.entry.method)
         grid = self._config.search == "grid"
-        measured = self.study.user_attrs.get(_MEASURED)
+        measured = self._measured()
         if own is not None:
             self.space = checked_space(own, self.entry, self.base)
         elif grid:
             try:
-                masked = is_masked(self.settings.model_name)
+                masked = is_masked(self.settings.model_name, trust_remote_code=self.settings.trust_remote_code)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-            self.points = grid_of(self.entry, self.settings, masked=masked)
+            self.points = grid_of(self.entry, self.settings, masked=masked, fixed=self._fixed)
             self.space = space_holding(self.points)
         elif "lr" in self.entry.given or self.settings.lr != AUTO or measured is not None:
             self.space = space_of(self.entry, self.settings, measured)
@@ -126,19 +130,23 @@ class Search:
 
     def prepare(self) -> None:
         """Refuse a study of other settings, and put the points that are to be tried in any case in the queue."""
-        forget_dead(self.study)
-        if self.space is None:
-            self._measure()
+        with one_at_a_time(self._lock):
+            forget_dead(self.study)
+            if self.space is None:
+                self._measure()
+            self._check_plan()
+            self._queue()
+
+    def _queue(self) -> None:
+        """Put what is to be tried in any case in the queue, unless it is there or done."""
         assert self.space is not None
-        self._check_plan()
+        there = [_fixed_of(trial) for trial in self.trials(*DONE, TrialState.WAITING, TrialState.RUNNING)]
         if self._config.search == "grid":
-            kept = (*DONE, TrialState.WAITING, TrialState.RUNNING)
-            there = [trial.params or trial.system_attrs.get("fixed_params") for trial in self.trials(*kept)]
             for point in self.points:
                 if point not in there:
                     self.study.enqueue_trial(point, user_attrs={_QUEUED: True})
-        elif not self.trials(*DONE, TrialState.WAITING):
-            measured = self.study.user_attrs.get(_MEASURED)
+        elif not there:
+            measured = self._measured()
             rates = {} if measured is None else {"lr": measured, "lr_mezosvrg_mb": measured}
             defaults = {**self.settings.__dict__, **rates}
             first = {name: choice.beginning(defaults[name]) for name, choice in self.space.items()}
@@ -157,10 +165,10 @@ class Search:
             **{name: getattr(self._config, name) for name in ("search", "metric", "prune")},
         }
         known = self.study.user_attrs.get(_PLAN)
-        plan = json.loads(json.dumps(plan))
+        plan = json.loads(json.dumps({**plan, _MEASURED: self._measured()}))
         if known == plan:
             return
-        if known is not None and self.trials(*DONE):
+        if known is not None and self.trials(*DONE, TrialState.RUNNING):
             differing = [name for name in plan if known.get(name) != plan[name]]
             if differing == ["settings"]:
                 differing = [f"--{n}" for n, value in plan["settings"].items() if known["settings"].get(n) != value]
@@ -181,10 +189,17 @@ class Search:
                 f"{self.entry.label}: its rate cannot be measured ({error}); give it an --lr or another"
                 " --perturbation_scale in --algorithms, or leave it out."
             ) from error
-        self.study.set_user_attr(_MEASURED, rate)
-        self.study.set_user_attr(_MEASURING, forwards)
+        self.study.set_user_attr(f"{_MEASURING} {this_process()}", forwards)
+        if self._measured() is None:  # or another machine was faster, whose last digits may differ
+            self.study.set_user_attr(_MEASURED, rate)
         self._choose_space()
-        self._say(f"{self.entry.label}: --lr auto takes {shown(rate)}, around which the search looks.")
+        self._say(f"{self.entry.label}: --lr auto takes {shown(self._measured())}, around which the search looks.")
+
+    def _measured(self) -> float | None:
+        """The measured rate: that of the plan, once there is one."""
+        known = self.study.user_attrs
+        rate = known.get(_PLAN, {}).get(_MEASURED)
+        return known.get(_MEASURED) if rate is None else rate
 
     def _settings(self, chosen: Mapping[str, Any]) -> TrainConfig:
         return config_from_text(
@@ -201,6 +216,8 @@ class Search:
                     state = TrialState.COMPLETE
                 except optuna.TrialPruned:
                     state = TrialState.PRUNED
+                except watching.TakenError:
+                    self._say(f"{self.entry.label}: a run is given up; this process was silent for too long.")
                 finally:  # a run that was stopped by a person is tried again, so it must not stay as one that goes on
                     known = told(self.study, trial, value, state=state)
                 if known is not None:
@@ -209,16 +226,32 @@ class Search:
     def _ask(self) -> optuna.Trial | None:
         """The next run, None if there is none; one process of this machine at a time, because SQLite would let two of
         them take the same run from the queue."""
-        with one_at_a_time(self._out / ASKING):
+        with one_at_a_time(self._lock):
             forget_dead(self.study)
-            if self.finished():
-                return None
-            trial = self.study.ask()
-            trial.set_user_attr(PROCESS, this_process())
-        if self._config.search == "grid" and not trial.user_attrs.get(_QUEUED):
-            told(self.study, trial, state=TrialState.FAIL)  # another machine has taken the last point
-            return None
-        return trial
+            self._queue()
+            while not self.finished():
+                self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
+                trial = self.study.ask()
+                trial.set_user_attr(PROCESS, this_process())
+                if not self._is_double(trial):
+                    return trial
+                told(self.study, trial, state=TrialState.FAIL)
+        return None
+
+    def _is_double(self, trial: optuna.Trial) -> bool:
+        """Whether another machine has queued and taken the same point, or the last one of a grid."""
+        point = _fixed_of(self.study.get_trials(deepcopy=False)[trial.number])
+        if not point:
+            return self._config.search == "grid"
+        others = self.trials(*DONE, TrialState.RUNNING)
+        return any(other.number < trial.number and _fixed_of(other) == point for other in others)
+
+    @property
+    def busy(self) -> int:
+        """Runs of other processes that go on."""
+        forget_dead(self.study)
+        forget_dead(self.draws.study)
+        return len(self.trials(TrialState.RUNNING)) + self.draws.running
 
     def finished(self) -> bool:
         """Whether no further run begins."""
@@ -235,7 +268,7 @@ class Search:
     def spent(self) -> int:
         """Forward passes of one example of all runs of the search and of the measurement before them."""
         runs = sum(spent_by(trial) for trial in self.study.get_trials(deepcopy=False))
-        return runs + int(self.study.user_attrs.get(_MEASURING, 0))
+        return runs + sum(int(n) for name, n in self.study.user_attrs.items() if name.startswith((_MEASURING, _LOST)))
 
     def spent_again(self) -> int:
         """Forward passes of one example of the runs on other draws."""
@@ -256,11 +289,21 @@ class Search:
         try:
             watching.executed(settings, watcher)
         finally:
-            trial.set_user_attr(_SPENT, watcher.spent)
-            trial.set_user_attr(_SCORES, {name: v for name, v in watcher.latest.items() if math.isfinite(v)})
-            if watcher.folder is not None:
-                trial.set_user_attr(_FOLDER, str(watcher.folder))
+            self._keep(trial, watcher)
         return watcher.value
+
+    def _keep(self, trial: optuna.Trial, watcher: watching.Watcher) -> None:
+        kept: dict[str, Any] = {
+            _SPENT: watcher.spent,
+            _SCORES: {name: value for name, value in watcher.latest.items() if math.isfinite(value)},
+        }
+        if watcher.folder is not None:
+            kept[_FOLDER] = str(watcher.folder)
+        try:
+            for name, value in kept.items():
+                trial.set_user_attr(name, value)
+        except optuna.exceptions.UpdateFinishedTrialError:  # others took this process for dead
+            self.study.set_user_attr(f"{_LOST} {this_process()} {trial.number}", watcher.spent)
 
     # Settings that one run found good, on other draws.
 
@@ -282,7 +325,7 @@ class Search:
     def _claim(self) -> tuple[optuna.trial.FrozenTrial, int, int] | None:
         """A run, the draw on which this process makes it again, and the number of that; None if there is none."""
         total = self._config.total_queries
-        with one_at_a_time(self._out / ASKING):
+        with one_at_a_time(self._lock):
             while (wanted := self.draws.wanted(self.ranked(), self._config.confirmations)) is not None:
                 begun = (self.draws.running + 1) * self._config.budget_queries
                 if total is not None and self.spent() + self.spent_again() + begun > total:
@@ -317,6 +360,8 @@ def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
         ConfigError: it cannot be opened.
     """
     url = config.storage or f"sqlite:///{(out / 'sweep.db').resolve()}"
+    if config.jobs > 1 and url in ("sqlite://", "sqlite:///:memory:"):
+        raise ConfigError(f"--storage {url} is in the memory of one process, and --jobs makes several; give a file.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -324,6 +369,17 @@ def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"--storage {url} cannot be opened ({reason}).") from error
+
+
+def _lock_of(config: SweepConfig, out: Path) -> Path:
+    """What the processes of this machine that share a database lock: beside it, if it is a file."""
+    kind, _, file = (config.storage or "").partition("sqlite:///")
+    return Path(f"{file}.lock") if file and not kind and not file.startswith(":") else out / ASKING
+
+
+def _fixed_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The point of a run that was in the queue; the settings of another one."""
+    return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
 def study_name(settings: TrainConfig, entry: Entry) -> str:

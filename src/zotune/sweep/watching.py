@@ -24,7 +24,7 @@ def executed(settings: TrainConfig, watcher: Watcher) -> None:
     run = TrainingRun(settings, Console(quiet=True), callbacks=[watcher], pictures=False)
     try:
         run.execute()
-    except optuna.TrialPruned:
+    except (optuna.TrialPruned, TakenError):
         run.finish("broken off")
         raise
     except NonFiniteLossError:
@@ -33,6 +33,10 @@ def executed(settings: TrainConfig, watcher: Watcher) -> None:
     finally:
         run.close()
         watcher.folder = run.folder
+
+
+class TakenError(Exception):
+    """Another process took this one for dead, and does its run again."""
 
 
 class Watcher(TrainerCallback):
@@ -81,6 +85,9 @@ class Watcher(TrainerCallback):
         if self._trial is None or state.global_step == 0 or self._metric not in self.latest:
             return
         self._evaluations += 1
-        self._trial.report(self.latest[self._metric], self._evaluations)
+        try:
+            self._trial.report(self.latest[self._metric], self._evaluations)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise TakenError from error
         if state.global_step < state.max_steps and self._trial.should_prune():
             raise optuna.TrialPruned
