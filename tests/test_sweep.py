@@ -137,9 +137,11 @@ def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
 def test_a_grid_is_tried_once_whole(workshop, capsys):
     (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-3, 1e-4], "num_queries": [2, 4]}}))
     words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none")
-    sweep(capsys, *words, "--budget_queries", "64", "--out", "out")
+    _, err = sweep(capsys, *words, "--budget_queries", "64", "--out", "out")
     tried = {(trial.params["lr"], trial.params["num_queries"]) for trial in study(workshop, "ZO").trials}
     assert tried == {(1e-3, 2), (1e-3, 4), (1e-4, 2), (1e-4, 4)}
+    assert "is at the end of its range" in err  # of two rates each is
+    assert "The best num_queries" not in err
     sweep(capsys, *words, "--budget_queries", "64", "--out", "out")
     assert len(study(workshop, "ZO").trials) == 4
 
@@ -232,6 +234,7 @@ def test_processes_share_a_study(workshop, capfd):
     [
         (["--search", "random"], "--search knows tpe or grid, not 'random'"),
         (["--runs", "0"], "--runs must be from 1"),
+        (["--runs", "4", "--search", "grid"], "--runs 4 has no effect with --search grid"),
         (["--algorithms", "LORN"], "did you mean LOREN?"),
         (["--metric", "los"], "did you mean loss?"),
         (["--storage", "nosuch://x"], "--storage nosuch://x cannot be opened"),

@@ -14,7 +14,7 @@ from zotune.compare.plan import Cell, cells_of, place_of
 from zotune.compare.running import Runs
 from zotune.config import AUTO, ConfigError, config_from_text, notices, shortened
 from zotune.config.compare import CompareConfig, read_settings
-from zotune.reports.comparison.tables import Findings
+from zotune.reports.comparison.tables import Findings, conclusion
 from zotune.reports.comparison.writing import write_report
 from zotune.run.budget import step_costs
 from zotune.run.launch import write_path
@@ -71,7 +71,7 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
         trials = f"{config.trials} trial{'s' * (config.trials > 1)} each"
         say(f"{methods}: {trials}, {config.budget_queries:,} forward passes of one example a run.")
         runs.all()
-        page = _report(config, cells, out)
+        page = _report(config, cells, out, say)
     finally:
         lock.release()
     for cell in runs.crashed:
@@ -94,8 +94,8 @@ def _check_budget(cell: Cell) -> None:
         )
 
 
-def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path | None:
-    """Write the report; None where no run has come to its end."""
+def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[str], None]) -> Path | None:
+    """Write the report and say what it says; None where no run has come to its end."""
     results = read_results(cells)
     if not results:
         return None
@@ -106,6 +106,8 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path) -> Path | None:
         aim=config.aim,
         trials=config.trials,
     )
+    for sentence in conclusion(findings, config.budget_queries):
+        say(sentence)
     first = cells[0].config
     model, data = Path(first.model_name).name, first.task if first.train_file is None else Path(first.train_file).name
     trained = first.tuning or ("full" if first.full_parameter else "partial")

@@ -289,6 +289,8 @@ def refuse_set(command: str, words: Sequence[str]) -> None:
     for word in words:
         name = word.removeprefix("--").split("=")[0]
         if word.startswith("--") and name in NOT_OF_A_RUN - {"budget_queries", "evaluations"}:
+            if name == "algorithm":
+                raise ConfigError(f"zotune {command} takes several methods: give --algorithms in place of --algorithm.")
             raise ConfigError(
                 f"zotune {command} sets --{name} itself, because all runs go to the end of --budget_queries; leave it"
                 " out."

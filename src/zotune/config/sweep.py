@@ -46,7 +46,7 @@ class SweepConfig:
             metavar="FILE",
         ),
     ] = None
-    runs: Annotated[int, Flag("sweep", "runs of each method with --search tpe")] = 16
+    runs: Annotated[int | None, Flag("sweep", "runs of each method with --search tpe", default_text="16")] = None
     budget_queries: Annotated[
         int, Flag("sweep", "forward passes of one example that each run may spend; a backward pass costs two")
     ] = 16_000
@@ -102,11 +102,18 @@ class SweepConfig:
             "jobs": LARGEST_JOBS,
         }
         check_counts(self, bounds)
+        if self.search == "grid" and self.runs is not None:
+            raise ConfigError(f"--runs {self.runs} has no effect with --search grid, which tries every point once.")
         if not 0 <= self.confirmations <= 1000:
             raise ConfigError(f"--confirmations must be from 0 to 1000, not {self.confirmations}.")
         self.entries()
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("zotune sweep needs the package optuna; install zotune[sweep].")
+
+    @property
+    def chosen_runs(self) -> int:
+        """Runs of each method with TPE."""
+        return 16 if self.runs is None else self.runs
 
     def entries(self) -> list[Entry]:
         """The methods with their fixed flags, in order; raises `ConfigError`, see `CompareConfig.entries`."""

@@ -120,9 +120,9 @@ def measured_rate(
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
     facts = {MEASURED: {**dataclasses.asdict(rate), **spent}}
     sentence = (
-        f"--lr auto: {rate.lr:.3g}, {rate.share:.0%} of the best single step, from slope {rate.slope:.3g} and curvature"
-        f" {rate.curvature:.3g} ± {rate.error:.2g} along the directions, in {before:,} forward passes of one example"
-        + (f" and {later:,} on the way." if later else ".")
+        f"--lr auto: {rate.lr:.3g}, {rate.share:.0%} of the best single step (slope {rate.slope:.3g}, curvature"
+        f" {rate.curvature:.3g} ± {rate.error:.2g}), measured with {before:,} forward passes of one example"
+        + (f"; {later:,} more will be spent on measuring it again on the way." if later else ".")
     )
     return Measured(chosen, forwards, facts, sentence)
 

@@ -21,7 +21,7 @@ from zotune.config.sweep import SweepConfig
 from zotune.reports.sweep import write_sweep
 from zotune.run.launch import write_path
 from zotune.run.stops import Terminated, terminable
-from zotune.sweep.spaces import Range, as_given, read_space
+from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
 from zotune.sweep.study import Search, shown, write_best
 
 BEST = "best.json"
@@ -159,11 +159,18 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
     say(f"{search.entry.label}: all runs took {spent:,} forward passes; the best one, {result}:")
     say("zotune train " + shlex.join(as_words(given)))
     for name, choice in (search.space or {}).items():
-        if isinstance(choice, Range) and not choice.low * 1.5 < trial.params[name] < choice.high / 1.5:
+        if _at_an_end(name, choice, trial.params[name]):
             value = shown(trial.params[name])
             say(
                 f"The best {name}, {value}, is at the end of its range; give --space with a wider one, and a new --out."
             )
+
+
+def _at_an_end(name: str, choice: Range | Choice, value: Any) -> bool:
+    """Whether better values may lie beyond; of lists only those of rates are the beginning of something."""
+    if isinstance(choice, Range):
+        return not choice.low * 1.5 < value < choice.high / 1.5
+    return name in RATES and len(choice.values) > 1 and value in (min(choice.values), max(choice.values))
 
 
 def _plain(value: Any) -> Any:

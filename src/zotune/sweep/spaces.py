@@ -71,6 +71,8 @@ class Choice:
         return default if default in self.values else self.values[0]
 
 
+RATES: Final = ("lr", "lr_mezosvrg_mb")
+
 Space = dict[str, Range | Choice]
 """By the name of the flag."""
 
@@ -144,7 +146,7 @@ def grid_of(entry: Entry, config: TrainConfig, *, masked: bool, fixed: Collectio
     kind = kind_of(config)
     rates: tuple[float, ...] = _RATES[masked][kind]
     if config.algorithm in ("ZOAdam", "LOREN", "HiZOO"):
-        rates = (10 * rates[0], *rates)
+        rates = (float(f"{10 * rates[0]:.6g}"), *rates)
     grid: dict[str, tuple[Any, ...]] = {"lr": rates, "perturbation_scale": (_SCALES[masked][kind],)}
     match config.algorithm:
         case "LOZO":

@@ -82,7 +82,7 @@ class Search:
             load_if_exists=True,
         )
         self.space: Space | None = None
-        self.goal, self.points = config.runs, list[dict[str, Any]]()
+        self.goal, self.points = config.chosen_runs, list[dict[str, Any]]()
         self._choose_space()
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
@@ -126,7 +126,7 @@ class Search:
             )
         if grid:
             self.points = self.points or points_of(self.space)
-        self.goal = len(self.points) if grid else self._config.runs
+        self.goal = len(self.points) if grid else self._config.chosen_runs
 
     def prepare(self) -> None:
         """Refuse a study of other settings, and put the points that are to be tried in any case in the queue."""

@@ -223,8 +223,12 @@ def _rates(results: Sequence[Result]) -> str:
     """The rate of the runs of a method, or from what to what it goes where each has measured its own."""
     rates = sorted(float(result.settings["lr"]) for result in results)
     ends = dict.fromkeys(_setting(rate) for rate in (rates[0], rates[-1]))
-    measured = any(result.settings.get(MEASURED) for result in results)
-    return " to ".join(ends) + (" (measured)" if measured else "")
+    taken = [
+        facts["forwards"] / result.settings["budget_queries"]
+        for result in results
+        if isinstance(facts := result.settings.get(MEASURED), dict) and result.settings.get("budget_queries")
+    ]
+    return " to ".join(ends) + (f" (measured with up to {max(taken):.0%} of the budget)" if taken else "")
 
 
 def conclusion(findings: Findings, budget: int) -> list[str]:
@@ -256,9 +260,13 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
     trials = max((len(results) for results in findings.by_label.values()), default=0)
     if 0 < trials < 5:
         if trials == 1:
-            said.append("There is 1 trial of each method, which cannot tell methods apart; --trials 5 can.")
+            said.append("There is 1 trial of each method, which cannot tell methods apart; --trials 5 begins to.")
         else:
-            what = "cannot tell methods apart; --trials 5 can" if trials < FEWEST else "small differences mean little"
+            what = (
+                "cannot tell methods apart; --trials 5 begins to"
+                if trials < FEWEST
+                else "small differences mean little"
+            )
             joined = ", which " if trials < FEWEST else ", so "
             said.append(f"There are {trials} trials of each method{joined}{what}.")
     return said
@@ -275,7 +283,8 @@ def _told_apart(findings: Findings, best: str, others: Sequence[str], metric: st
     if not unclear:
         return f", clearly apart from {'the other' if len(others) == 1 else 'all others'} {INTERVALS}"
     if not clear:
-        return f", but no other method can be told apart from it {INTERVALS}"
+        rest = "the other cannot be" if len(others) == 1 else "no other method can be"
+        return f", but {rest} told apart from it {INTERVALS}"
     return f", clearly apart from {_listed(clear)} but not from {_listed(unclear)} {INTERVALS}"
 
 
