@@ -82,9 +82,13 @@ def test_small_samples_that_are_low_by_chance_have_small_errors_and_do_not_count
 
 def test_no_single_measurement_makes_the_rate_jump():
     pace = Pace(measured())
-    pace.measured(-1000.0, 1e-6)
+    pace.measured(1e-9, 1e-12)
     assert pace.curvature == 40.0 / FALL
     assert 0.0 < pace.factor() <= FALL
+    concave, convex = Pace(measured()), Pace(measured())
+    concave.measured(-100.0, 1.0)
+    convex.measured(100.0, 1.0)
+    assert concave.factor() == convex.factor()  # what is concave will not stay so
 
 
 def test_it_estimates_a_curvature_that_grows_from_noisy_samples():
@@ -287,7 +291,8 @@ def test_the_curvature_is_measured_on_the_way_and_runs_go_on_with_it(capsys, mon
     facts = json.loads((whole / "config.json").read_text())["lr_measured"]
     assert facts["again"] >= 4
     assert facts["later"] == 6 * 3 * facts["again"]  # six times, three queries of one row (an eighth of eight)
-    assert f"{facts['forwards'] - facts['later']} forward passes of one example and {facts['later']} on the way" in said
+    taken = f"{facts['forwards'] - facts['later']} forward passes of one example; {facts['later']} more will be spent"
+    assert taken in said
     events = again_of(whole)
     assert [event.step for event in events] == [5, 13, 22, 36, 63, 99]
     assert all(event.facts["error"] > 0.0 for event in events)

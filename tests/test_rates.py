@@ -150,10 +150,20 @@ def test_low_rank_and_learnt_directions_have_rates():
     assert loren.step > 0.0
 
 
-def test_flat_and_concave_functions_have_none():
+def test_flat_functions_have_none():
     weight = nn.Parameter(torch.ones(50))
     assert suggest_rate(MeZO([weight], lr=0.0), [lambda: weight.sum() * 0.0] * 8) is None
-    assert suggest_rate(MeZO([weight], lr=0.0), [lambda: -weight.square().sum()] * 8) is None
+
+
+def test_a_concave_loss_has_the_rate_of_a_convex_one_of_that_curvature():
+    """What falls in all directions at first, behind a badly calibrated head, will not stay so."""
+    weight = nn.Parameter(torch.full((400,), 0.1, dtype=torch.float64))
+    up, down = (
+        suggest_rate(MeZO([weight], lr=0.0), [lambda s=sign: 40.0 + s * weight.square().sum()] * 16)
+        for sign in (1.0, -1.0)
+    )
+    assert down.curvature == pytest.approx(2.0 * 400, rel=0.1)
+    assert down.lr == pytest.approx(up.lr, rel=0.1)
 
 
 def test_longer_probes_where_rounding_drowns_the_curvature():

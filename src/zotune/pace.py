@@ -156,8 +156,9 @@ class Pace:
         """
         if self.curvature is None:
             return
+        value = abs(value)  # as before the run: what is concave will not stay so
         old = self.variance + (DRIFT * self.curvature) ** 2
-        larger = min(max(1.0, self.curvature / value), FALL) if value > 0.0 else FALL
+        larger = min(max(1.0, self.curvature / value), FALL) if value else FALL
         weight = old / (old + (error * larger) ** 2) if math.isfinite(error) else 0.0
         fresh = self.curvature + weight * (value - self.curvature)
         self.curvature = max(fresh, self.curvature / FALL, self._least)

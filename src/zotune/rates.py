@@ -24,8 +24,9 @@ T / 3 for one that falls to zero along a line, 3 T / 8 along a cosine.  REACH is
 near one tenth of eta* in runs of 250 directions, for every method, task, model and tuning that we have tried
 (experiments).
 
-A loss that cannot be negative has c^2 <= 2 h f along a parabola, so where curvatures drown in rounding h is taken to be
-at least that.
+Where the mean of h_k is below zero its magnitude stands for it: a fresh head can be so badly calibrated that the loss
+falls in most directions at first.  A loss that cannot be negative has c^2 <= 2 h f along a parabola, so where
+curvatures drown in rounding h is taken to be at least that.
 
 The law needs the curvature as it is during the run, which is several times that of the first weights; see
 `zotune.pace`.
@@ -121,7 +122,8 @@ class Rate:
         lr: to be taken; like every rate of its method, weights per unit of the estimate.
         step: eta*, best for a single step, where the curvature is larger by its error.
         share: sigma.
-        curvature: mean of h_k, plus its standard error where it is not certain to be above zero; loss per eps^2.
+        curvature: magnitude of the mean of h_k, plus its standard error where it is not certain to be above zero; loss
+            per eps^2.
         error: its standard error.
         slope: root of the mean of c_k^2; loss per eps.
         spread: v_0, mean variance of the losses of a plan over eps^2.
@@ -161,7 +163,7 @@ def suggest_rate(
         schedule: of the run: ``constant``, ``linear``, ``cosine`` or ``adaptive`` (that of `zotune.Pace`).
 
     Returns:
-        The rate, or None where the loss has no curvature above zero or no slope along the directions.
+        The rate, or None where the loss has no curvature or no slope along the directions.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite.
@@ -203,7 +205,7 @@ class Measurement(Spent):
     """What a measurement has found and taken.
 
     Attributes:
-        rate: None where the loss has no curvature above zero, or no slope.
+        rate: None where the loss has no curvature or no slope.
     """
 
     rate: Rate | None = None
@@ -313,7 +315,8 @@ def _rate(
     factor: float,
 ) -> Rate | None:
     every = [*samples, *looks]
-    curvature, error = mean_curvature(every), error_of(every)
+    # Behind a head that is badly calibrated the loss can be concave at first; it will not stay so.
+    curvature, error = abs(mean_curvature(every)), error_of(every)
     if not is_certain(every):  # at most two errors above its mean, then
         curvature += error
     descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
