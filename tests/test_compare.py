@@ -249,7 +249,8 @@ def test_a_comparison_is_one_report_and_the_same_command_completes_it(workshop, 
     out, err = compare(capsys, *words, "--out", "out")
     page = workshop / "out" / "report.html"
     assert out == "out/report.html"
-    assert err.count("accuracy") == 6
+    assert err.count(", accuracy ") == 6  # a line for each run
+    assert "At a budget of 128 forward passes" in err  # what the report says
     with (workshop / "out" / "runs.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert {(row["method"], row["trial"]) for row in rows} == {
@@ -437,6 +438,7 @@ def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
     assert all(3200.0 - 32.0 < cost <= 3200.0 for cost in costs.values())  # a step takes 32
+    assert "of the budget)" in (workshop / "out" / "report.md").read_text()
 
 
 def test_a_rate_that_cannot_be_measured_does_not_take_the_report_of_the_others(workshop, capsys):
