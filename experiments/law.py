@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from rates import (
     FURTHEST,
+    LONGER,
     RATIO,
     TEST,
     TRIALS,
     TUNE,
     Keep,
+    best_of,
     kept_at,
     mean_loss,
     parser_of,
@@ -36,7 +38,6 @@ from zotune.hf.trainer import ZOTrainer
 from zotune.probing import curvature_now
 
 DIRECTIONS, ROWS, LENGTH = 64, 2, 32.0
-LONG = {"budget_queries": "32000"}
 CASES: dict[str, tuple[dict[str, Any], float]] = {
     "decoder sst2 full": (TUNE["decoder sst2 full"], 5e-4),
     "decoder cola full": (TUNE["decoder cola full"], 5e-4),
@@ -44,8 +45,8 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
     "decoder boolq partial": (TEST["decoder boolq partial"], 1.5e-3),
     "encoder mnli full": (TEST["encoder mnli full"], 1.2e-4),
     "llama trec full": (TEST["llama trec full"], 2.5e-4),
-    "decoder cola full, longer": ({**TUNE["decoder cola full"], **LONG}, 1.5e-4),
-    "decoder boolq partial, longer": ({**TEST["decoder boolq partial"], **LONG}, 9e-4),
+    "decoder cola full, longer": ({**TUNE["decoder cola full"], **LONGER}, 1.5e-4),
+    "decoder boolq partial, longer": ({**TEST["decoder boolq partial"], **LONGER}, 9e-4),
 }
 
 
@@ -103,7 +104,7 @@ def table(results: dict[str, Any]) -> str:
         if len(found) < 3:  # unfinished
             continue
         losses = {rate: mean_loss(runs) for rate, runs in found.items()}
-        best = min(losses, key=losses.__getitem__)
+        best = best_of(losses)
         steps, middle = found[best][0]["steps"], share(best, found[best], 1)
         others = [
             f"{share(rate, found[rate], 1):.2f} ({losses[rate]:.3f})"

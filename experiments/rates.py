@@ -176,7 +176,7 @@ def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Keep) 
 
     first = kept(AUTO, AUTO, TRIALS)
     known = constants(found)
-    middle = float(min(known, key=known.__getitem__)) if known else first[0]["lr"]
+    middle = float(best_of(known)) if known else first[0]["lr"]
 
     def loss(number: int) -> float:
         wanted = middle * RATIO**number
@@ -185,14 +185,17 @@ def test(given: dict[str, Any], method: str, found: dict[str, Any], keep: Keep) 
         return mean_loss(kept(rate, rate, TRIALS))
 
     search(loss, FURTHEST)
-    known = constants(found)
-    for rate in (min(known, key=known.__getitem__), AUTO):
+    for rate in (best_of(constants(found)), AUTO):
         kept(rate + AGAIN, rate, FRESH)
 
 
 def constants(found: dict[str, Any]) -> dict[str, float]:
     """Mean losses of the search by rate."""
     return {rate: mean_loss(runs) for rate, runs in found.items() if rate != AUTO and not rate.endswith(AGAIN)}
+
+
+def best_of(losses: dict[str, float]) -> str:
+    return min(losses, key=losses.__getitem__)
 
 
 def factors_table(results: dict[str, Any]) -> str:
@@ -224,7 +227,7 @@ def rates_table(results: dict[str, Any]) -> str:
             auto, constant = found.get(AUTO), constants(found)
             if not auto or not constant:
                 continue
-            lowest = min(constant, key=constant.__getitem__)
+            lowest = best_of(constant)
             first = statistics.fmean([run["first"] for run in auto])
             fresh = "| | | |"
             if AUTO + AGAIN in found and lowest + AGAIN in found:

@@ -106,7 +106,8 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[
         aim=config.aim,
         trials=config.trials,
     )
-    for sentence in conclusion(findings, config.budget_queries):
+    said = conclusion(findings, config.budget_queries)
+    for sentence in said:
         say(sentence)
     first = cells[0].config
     model, data = Path(first.model_name).name, first.task if first.train_file is None else Path(first.train_file).name
@@ -122,6 +123,7 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[
         out,
         findings,
         budget=config.budget_queries,
+        said=said,
         about=about,
         title=f"{data} with {model}",
         machine=f"Machine of this report: {machine}; {config.jobs} run{'s' * (config.jobs > 1)} at once",

@@ -18,11 +18,12 @@ from typing import Final, Literal
 
 from zotune.compare.plan import Cell
 from zotune.config import TRAJECTORY, ConfigError, config_from_text, dump_settings, shortened
-from zotune.config.compare import Given
+from zotune.config.compare import Given, as_words
 from zotune.hf.progress import clock
 from zotune.run.checkpoints import newest_checkpoint
 from zotune.run.folder import write_json
 from zotune.run.lock import FolderLock
+from zotune.run.machine import gpu_for
 from zotune.trajectory import TrajectoryError, read
 
 State = Literal["finished", "diverged", "begun", "absent"]
@@ -53,7 +54,6 @@ class Runs:
     def __init__(self, cells: Sequence[Cell], *, jobs: int, say: Callable[[str], None]) -> None:
         self._cells, self._jobs, self._say = cells, jobs, say
         self._live: dict[int, tuple[Cell, subprocess.Popen[bytes], float]] = {}  # by slot
-        self._devices = _devices() if jobs > 1 else 0
         self.crashed: list[Cell] = []
 
     def check(self) -> None:
@@ -109,8 +109,8 @@ class Runs:
             else:  # before its first step, or a first-order run, which keeps nothing to go on from
                 shutil.rmtree(run)
         write_json(cell.folder / CELL, {"given": cell.given})
-        if self._devices > 1 and "device" not in cell.given:
-            words += ["--device", str(slot % self._devices)]
+        if self._jobs > 1:
+            words += as_words(gpu_for(slot, cell.given))
         threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
         with (cell.folder / LOG).open("ab") as log:
             return subprocess.Popen(
@@ -219,9 +219,3 @@ def _outcome(folder: Path) -> str:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"
-
-
-def _devices() -> int:
-    import torch
-
-    return torch.cuda.device_count()

@@ -16,6 +16,9 @@ from zotune.config.compare import (
 from zotune.config.errors import ConfigError
 from zotune.config.flags import Flag, FlagOfField, flags_of
 
+RUNS: Final = 16
+"""Of each method with TPE, if nothing else is said."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepConfig:
@@ -46,7 +49,7 @@ class SweepConfig:
             metavar="FILE",
         ),
     ] = None
-    runs: Annotated[int | None, Flag("sweep", "runs of each method with --search tpe", default_text="16")] = None
+    runs: Annotated[int | None, Flag("sweep", "runs of each method with --search tpe", default_text=str(RUNS))] = None
     budget_queries: Annotated[
         int, Flag("sweep", "forward passes of one example that each run may spend; a backward pass costs two")
     ] = 16_000
@@ -113,7 +116,7 @@ class SweepConfig:
     @property
     def chosen_runs(self) -> int:
         """Runs of each method with TPE."""
-        return 16 if self.runs is None else self.runs
+        return RUNS if self.runs is None else self.runs
 
     def entries(self) -> list[Entry]:
         """The methods with their fixed flags, in order; raises `ConfigError`, see `CompareConfig.entries`."""

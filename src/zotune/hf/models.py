@@ -44,6 +44,11 @@ __all__ = [
 ]
 
 
+def _access(token: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    """What the library's ``from_pretrained`` is told in all cases."""
+    return {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+
+
 def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Tokenizer of the model, padding on the right with a token that exists.
 
@@ -60,7 +65,7 @@ def load_tokenizer(name: str, *, token: str | None = None, trust_remote_code: bo
     """
     place = resolve(name)
     check_tokenizer_files(name, place)
-    options: dict[str, Any] = {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+    options = _access(token, trust_remote_code)
     with explained(name, "a tokenizer"), _quiet():
         config = AutoConfig.from_pretrained(place, **options)
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
@@ -89,9 +94,8 @@ def is_masked(name: str, *, trust_remote_code: bool = False) -> bool:
         ValueError: as `load_tokenizer`.
     """
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-    options: dict[str, Any] = {"token": os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
     with explained(name, "a model"), _quiet():
-        return fills_masks(AutoConfig.from_pretrained(resolve(name), **options), tokenizer)
+        return fills_masks(AutoConfig.from_pretrained(resolve(name), **_access(None, trust_remote_code)), tokenizer)
 
 
 def load_classifier(
@@ -130,7 +134,7 @@ def load_classifier(
             language-model head.
     """
     place = resolve(name)
-    options: dict[str, Any] = {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+    options = _access(token, trust_remote_code)
     with explained(name, "a model"), _quiet():
         config = AutoConfig.from_pretrained(
             place,
@@ -181,7 +185,7 @@ def load_language_model(
             that does not belong to it.
     """
     place = resolve(name)
-    options: dict[str, Any] = {"token": token or os.environ.get("HF_TOKEN"), "trust_remote_code": trust_remote_code}
+    options = _access(token, trust_remote_code)
     with explained(name, "a model"), _quiet():
         config = AutoConfig.from_pretrained(place, **options)
         if style_of(config, tokenizer) != "last":

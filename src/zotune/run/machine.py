@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -45,6 +45,13 @@ def choose_machine(config: TrainConfig, note: Callable[[str], None]) -> Machine:
     if config.backend == "triton" and config.zeroth_order and machine.device.type == "cpu" and not interpreted:
         raise ConfigError("--backend triton works on NVIDIA GPUs only; leave --backend out.")
     return machine
+
+
+def gpu_for(number: int, given: Collection[str]) -> dict[str, str]:
+    """Flags of the run of that number among those side by side: one GPU after the other for each, where there are
+    several and ``given``, the flags that it has, names none."""
+    count = torch.cuda.device_count()
+    return {"device": str(number % count)} if count > 1 and "device" not in given else {}
 
 
 def _device(config: TrainConfig, processes: int, note: Callable[[str], None]) -> torch.device:

@@ -69,12 +69,13 @@ class Draws:
             draws: of each.
         """
         forget_dead(self.study)
-        begun, done = self._by_draw(TrialState.COMPLETE, TrialState.RUNNING), self._by_draw(TrialState.COMPLETE)
+        begun = self._by_draw(TrialState.COMPLETE, TrialState.RUNNING)
         whole = 0
         for trial in ranked[: 2 * CANDIDATES]:
-            if not all(map(math.isfinite, done.get(trial.number, {}).values())):
+            known = begun.get(trial.number, {})
+            if any(map(math.isinf, known.values())):
                 continue
-            left = set(range(1, draws + 1)) - begun.get(trial.number, {}).keys()
+            left = set(range(1, draws + 1)) - known.keys()
             if left:
                 return trial, min(left)
             whole += 1

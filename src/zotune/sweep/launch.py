@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import torch
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from zotune.config.compare import Entry, Given, as_words
 from zotune.config.sweep import SweepConfig
 from zotune.reports.sweep import write_sweep
 from zotune.run.launch import write_path
+from zotune.run.machine import gpu_for
 from zotune.run.stops import Terminated, terminable
 from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
 from zotune.sweep.study import Search, shown, write_best
@@ -107,10 +107,9 @@ def _side_by_side(
     their end."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.jobs)))
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-    devices = 0 if "device" in {*shared, *entry.given} else torch.cuda.device_count()
     workers = []
     for number in range(config.jobs):
-        own = {**shared, "device": str(number % devices)} if devices > 1 else dict(shared)
+        own = {**shared, **gpu_for(number, {*shared, *entry.given})}
         workers.append(context.Process(target=_work, args=(config, own, entry, out, stage)))
     for worker in workers:
         worker.start()
@@ -146,7 +145,7 @@ def _flags(search: Search, trial: FrozenTrial) -> dict[str, Any]:
 
 def _say_best(search: Search, say: Callable[[str], None]) -> None:
     trial = search.best()
-    spent = search.spent() + search.spent_again()
+    spent = search.spent() + search.draws.spent
     if trial is None:
         say(f"{search.entry.label}: no run came to its end in {spent:,} forward passes; give --space with lower rates.")
         return

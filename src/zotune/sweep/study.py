@@ -129,13 +129,12 @@ class Search:
         self.goal = len(self.points) if grid else self._config.chosen_runs
 
     def prepare(self) -> None:
-        """Refuse a study of other settings, and put the points that are to be tried in any case in the queue."""
+        """Refuse a study of other settings, and measure the rate around which the search looks, if it does."""
         with one_at_a_time(self._lock):
             forget_dead(self.study)
             if self.space is None:
                 self._measure()
             self._check_plan()
-            self._queue()
 
     def _queue(self) -> None:
         """Put what is to be tried in any case in the queue, unless it is there or done."""
@@ -270,10 +269,6 @@ class Search:
         runs = sum(spent_by(trial) for trial in self.study.get_trials(deepcopy=False))
         return runs + sum(int(n) for name, n in self.study.user_attrs.items() if name.startswith((_MEASURING, _LOST)))
 
-    def spent_again(self) -> int:
-        """Forward passes of one example of the runs on other draws."""
-        return self.draws.spent
-
     def _report(self, number: int) -> None:
         trial = self.study.trials[number]
         chosen = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
@@ -328,7 +323,7 @@ class Search:
         with one_at_a_time(self._lock):
             while (wanted := self.draws.wanted(self.ranked(), self._config.confirmations)) is not None:
                 begun = (self.draws.running + 1) * self._config.budget_queries
-                if total is not None and self.spent() + self.spent_again() + begun > total:
+                if total is not None and self.spent() + self.draws.spent + begun > total:
                     return None
                 trial, draw = wanted
                 if (number := self.draws.begin(trial.number, draw)) is not None:

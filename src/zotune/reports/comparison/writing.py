@@ -13,20 +13,23 @@ from zotune.compare.curves import Curve, Numbers, Result
 from zotune.config.compare import DERIVED
 from zotune.reports.comparison.charts import Chart, charts_of, draw
 from zotune.reports.comparison.page import Report, as_html, as_markdown
-from zotune.reports.comparison.tables import Findings, conclusion, tables_of
+from zotune.reports.comparison.tables import Findings, tables_of
 from zotune.reports.style import DARK, LIGHT
 
 PAGE: Final = "report.html"
 _THEMES: Final = ((LIGHT, ""), (DARK, "-dark"))
 
 
-def write_report(out: Path, findings: Findings, *, budget: int, about: str, title: str, machine: str) -> Path:
+def write_report(
+    out: Path, findings: Findings, *, budget: int, said: Sequence[str], about: str, title: str, machine: str
+) -> Path:
     """Write page, Markdown, figures (PNG and SVG, light and dark) and CSV files; the path of the page.
 
     Args:
         out: folder of the comparison.
         findings: what the runs have measured.
         budget: forward passes of one example that each might spend.
+        said: the conclusion, sentence by sentence.
         about: one line on model, task and trials.
         title: of page and figures.
         machine: where the runs ran.
@@ -41,7 +44,7 @@ def write_report(out: Path, findings: Findings, *, budget: int, about: str, titl
     report = Report(
         title=title,
         about=about,
-        said=conclusion(findings, budget),
+        said=said,
         pictures=pictures,
         names={chart.title: chart.name for chart in charts},
         tables=tables_of(findings),
