@@ -57,6 +57,9 @@ def readme_words(**values):
 WRONG = {
     "misspelt flag": ("--bachsize 4", "There is no flag --bachsize; did you mean --batchsize?"),
     "flag with dashes": ("--weight-decay 0", "did you mean --weight_decay?"),
+    "flag of the library's trainer": ("--per-device-train-batch-size 8", "did you mean --batchsize?"),
+    "flag of MeZO's script": ("--zo_eps 1e-3", "There is no flag --zo_eps; did you mean --perturbation_scale?"),
+    "name of a paper": ("--algorithm MeZO", "did you mean ZO?"),
     "shortened flag": ("--epoch 1", "did you mean --epochs?"),
     "misspelt flag with a value": ("--algoritm=LOZO", "did you mean --algorithm?"),
     "unlike any flag": ("--xyzzy", "There is no flag --xyzzy."),

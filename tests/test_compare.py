@@ -81,6 +81,10 @@ def test_methods_with_flags_of_their_own():
     ("words", "sentence"),
     [
         (["--algorithms", "ZO,LOREM"], "There is no method 'LOREM'; did you mean LOREN?"),
+        (["--algorithms", "ZO,AdamW"], "There is no method 'AdamW'; did you mean FOAdam?"),
+        (["--algorithms", "ZO,MeZO-SVRG"], "did you mean ZOSVRG?"),
+        (["--methods", "ZO,LOREN"], "There is no flag --methods; did you mean --algorithms?"),
+        (["--seeds", "5"], "There is no flag --seeds; did you mean --trials?"),
         (["--algorithms", "ZO,ZO"], "--algorithms names ZO twice"),
         (["--algorithms", " , "], "--algorithms names no method"),
         (["--algorithms", "ZO --rnk 2"], "There is no flag --rnk for ZO; did you mean --rank?"),

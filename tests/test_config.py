@@ -16,6 +16,8 @@ from zotune.config import (
     methods_of,
     notices,
 )
+from zotune.config.compare import COMPARE_FLAGS, DERIVED
+from zotune.config.errors import SYNONYMS
 from zotune.config.resume import with_checksum
 from zotune.run.seeds import derive_seed
 
@@ -241,3 +243,9 @@ def test_the_name_of_a_tuning_is_no_path_when_a_run_goes_on_elsewhere(tmp_path, 
     (tmp_path / "config.json").write_text(json.dumps(with_checksum(saved)))
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert config_from_text({"resume": str(tmp_path)}).tuning == "lora"
+
+
+def test_every_synonym_means_something_that_can_be_chosen_and_is_no_name_itself() -> None:
+    names = {*COMPARE_FLAGS, *FLAGS, *ALGORITHMS, *DERIVED}
+    assert {meant for several in SYNONYMS.values() for meant in several} <= names
+    assert not SYNONYMS.keys() & {name.lower() for name in names}

@@ -2,6 +2,42 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
+    "adam": ("FOAdam",),
+    "adamw": ("FOAdam",),
+    "mezo": ("ZO",),
+    "mezo-adam": ("ZOAdam",),
+    "mezo-svrg": ("ZOSVRG",),
+    "sgd": ("FOSGD",),
+    "zo-sgd": ("ZO",),
+    "batch_size": ("batchsize",),
+    "learning_rate": ("lr",),
+    "load_bfloat16": ("bf16",),
+    "load_float16": ("fp16",),
+    "lora": ("tuning",),
+    "max_length": ("max_seq_length",),
+    "max_steps": ("budget_queries",),
+    "method": ("algorithm", "algorithms"),
+    "methods": ("algorithms", "algorithm"),
+    "model": ("model_name",),
+    "model_name_or_path": ("model_name",),
+    "num_dev": ("samplesize_dev",),
+    "num_eval": ("samplesize_validation",),
+    "num_train": ("samplesize",),
+    "num_train_epochs": ("epochs",),
+    "output_dir": ("out", "results"),
+    "per_device_train_batch_size": ("batchsize",),
+    "prefix_tuning": ("tuning",),
+    "seed": ("trial", "trials"),
+    "seeds": ("trials", "trial"),
+    "steps": ("budget_queries",),
+    "task_name": ("task",),
+    "zo_eps": ("perturbation_scale",),
+}
+"""What papers, other programs and the library underneath call things that have another name here; the first one that
+can be chosen is meant."""
 
 
 class ConfigError(ValueError):
@@ -14,8 +50,9 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
     `prefix` is put before the choice, such as the dashes of a flag.
     """
     by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {prefix}{by_lower[found[0]]}?" if found else "."
+    known = [meant for meant in SYNONYMS.get(name.lower(), ()) if meant.lower() in by_lower]
+    found = known or [by_lower[like] for like in difflib.get_close_matches(name.lower(), by_lower, n=1)]
+    return f"; did you mean {prefix}{found[0]}?" if found else "."
 
 
 def shortened(text: object) -> str:
