@@ -50,7 +50,7 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
     `prefix` is put before the choice, such as the dashes of a flag.
     """
     by_lower = {choice.lower(): choice for choice in choices}
-    known = [meant for meant in SYNONYMS.get(name.lower(), ()) if meant.lower() in by_lower]
+    known = [meant for meant in SYNONYMS.get(name.lower(), ()) if meant in by_lower.values()]
     found = known or [by_lower[like] for like in difflib.get_close_matches(name.lower(), by_lower, n=1)]
     return f"; did you mean {prefix}{found[0]}?" if found else "."
 
