@@ -13,7 +13,7 @@ from torch import nn
 from zotune import FZOO, LOREN, MeZO, MeZOSVRG, ZOAdam, digest
 from zotune.cli import main
 from zotune.hf.trainer import ZOTrainer
-from zotune.pace import BRAKE, DRIFT, FALL, MEASURED, MEMORY, RISE, STEPS, UNMEASURED, Pace
+from zotune.pace import BRAKE, DRIFT, FALL, LATEST, LIMIT, MEASURED, MEMORY, RISE, STEPS, UNMEASURED, Pace
 from zotune.rates import Rate, present_curvature, suggest_rate
 from zotune.run.training import TrainingRun
 from zotune.trajectory import Recorder, read
@@ -106,16 +106,55 @@ def test_it_estimates_a_curvature_that_grows_from_noisy_samples():
     assert 165.0 < np.mean(known) < 200.0
 
 
-def test_the_mean_is_that_of_squared_slopes_and_the_measurement_counts_as_some_steps():
+@pytest.mark.parametrize(
+    ("total", "back"), [(None, LATEST[1]), (5000, LATEST[1]), (200, 200 * MEMORY), (30, LATEST[0])]
+)
+def test_the_mean_is_that_of_squared_slopes_and_the_measurement_counts_as_some_steps(total, back):
     weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    optimizer, pace = ZOAdam([weight], lr=0.5, eps=1e-2), Pace(measured(spread=9.0))
+    optimizer, pace = ZOAdam([weight], lr=0.5, eps=1e-2), Pace(measured(spread=9.0), total=total)
     optimizer.register_tell_hook(pace)
     mean = 9.0
     for step in range(1, 100):
         optimizer.tell([1.02, 0.98])  # the slope 2
-        mean += (4.0 - mean) * max(1.0 / (MEASURED + step), 1.0 - MEMORY)
+        mean += (4.0 - mean) / min(MEASURED + step, back)
         assert pace.mean == pytest.approx(mean)
-        assert optimizer.last_rates[0] == pytest.approx(0.5 * math.sqrt(mean / 9.0))
+        assert optimizer.last_rates[0] == pytest.approx(0.5 * pace.planned(step - 1) * math.sqrt(mean / 9.0))
+
+
+@pytest.mark.parametrize("method", [MeZO, ZOAdam])
+def test_a_step_that_is_much_steeper_than_others_moves_the_weights_as_far_as_a_usual_one(method):
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer, pace = method([weight], lr=0.5, eps=1e-2), Pace(measured(spread=4.0))
+    optimizer.register_tell_hook(pace)
+    for _ in range(UNMEASURED):
+        optimizer.tell([1.02, 0.98])  # the slope 2
+    optimizer.tell([1.039, 0.961])  # a little less than `LIMIT` times as steep
+    assert pace.limited == 1.0
+    before = pace.mean
+    optimizer.tell([1.2, 0.8])  # ten times as steep
+    assert pace.limited == pytest.approx(LIMIT * math.sqrt(before) / 20.0)
+    assert pace.mean == pytest.approx(before + (LIMIT**2 - 1.0) * before / (MEASURED + UNMEASURED + 2))
+    if method is MeZO:
+        assert optimizer.last_rates[0] == pytest.approx(0.5 * pace.limited)
+    else:  # Adam has divided by the slope
+        assert optimizer.last_rates[0] == pytest.approx(0.5 * math.sqrt(pace.mean / 4.0))
+    optimizer.tell([1.02, 0.98])
+    assert pace.limited == 1.0
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_few_steep_batches_do_not_lose_the_run(monkeypatch, limited):
+    """One batch of 20 is 30 times as steep: without the limit the loss of the others ends above what it was."""
+    if not limited:
+        monkeypatch.setattr("zotune.pace.LIMIT", math.inf)
+    weight = nn.Parameter(torch.full((20,), 1.0, dtype=torch.float64))
+    optimizer = MeZO([weight], lr=0.01, eps=1e-3, seed=1)
+    optimizer.register_tell_hook(Pace(measured(spread=4.0 * 20.0)))
+    first = float(weight.detach().square().sum())
+    for step in range(200):
+        optimizer.step(lambda steep=30.0 if step % 20 == 19 else 1.0: steep * weight.square().sum())
+    last = float(weight.detach().square().sum())
+    assert last < 0.3 * first if limited else last > first
 
 
 def test_it_warms_up_stays_and_falls_to_zero():
@@ -267,7 +306,8 @@ def test_a_trajectory_repeats_it_without_knowing_of_it(tmp_path, paced_first):
 
 
 @pytest.mark.usefixtures("workshop")
-def test_runs_with_a_measured_rate_fall_to_zero_and_say_so(capsys):
+def test_runs_with_a_measured_rate_fall_to_zero_and_say_so(capsys, monkeypatch):
+    monkeypatch.setattr("zotune.pace.LIMIT", math.inf)  # its own test is above
     run, _ = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--epochs", "8")
     config = json.loads((run / "config.json").read_text())
     assert config["lr_scheduler_type"] == "adaptive"
@@ -289,8 +329,8 @@ def test_the_curvature_is_measured_on_the_way_and_runs_go_on_with_it(capsys, mon
     words = ("--algorithm", method, "--lr", "auto", "--epochs", "60", "--evaluations", "4")
     whole, said = train(capsys, *words)
     facts = json.loads((whole / "config.json").read_text())["lr_measured"]
-    assert facts["again"] >= 4
-    assert facts["later"] == 6 * 3 * facts["again"]  # six times, three queries of one row (an eighth of eight)
+    assert facts["again"] >= 8
+    assert facts["later"] == 6 * 3 * facts["again"]  # six times, three queries of one row
     taken = f"{facts['forwards'] - facts['later']} forward passes of one example; {facts['later']} more will be spent"
     assert taken in said
     events = again_of(whole)

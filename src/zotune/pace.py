@@ -18,6 +18,10 @@ proportion to themselves, so a mean below h has the error r h / h_measured (at m
 more than `FALL` times smaller, and no rate becomes more than `RISE` times what was planned: a loss that has become flat
 says nothing of how far it stays so.
 
+A limit for single steps: where the root of v is above `LIMIT` times that of its running mean, the update is as much
+smaller, unless it is normalised by itself, and the mean takes `LIMIT`^2 times itself for v.  Where the loss has become
+steep, which is how a run is lost within a few dozen steps, the weights then move at the speed that they had.
+
 A brake for what no curvature shows: the losses of a run's steps are averaged over windows of a twentieth of it, and
 where the mean of one is above the lowest one before by more than `SURE` standard errors of their difference, the rate
 is halved for the rest of the run, and that window is what the next ones are compared with.
@@ -30,11 +34,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from zotune.methods import FZOO
 from zotune.optimizer import ZerothOrder
 from zotune.probing import spread_of
-from zotune.rates import DECAY, WARM_UP, Rate
-from zotune.rules import Adam
+from zotune.rates import DECAY, WARM_UP, Rate, is_normalised
 
 DRIFT: Final = 0.3
 """Change of the curvature between two measurements that is nothing unusual, as a share of it."""
@@ -45,11 +47,17 @@ FALL: Final = 4.0
 RISE: Final = 4.0
 """How many times as large a rate may become."""
 
-MEMORY: Final = 0.98
-"""Share of the running mean that a step leaves."""
+MEMORY: Final = 0.1
+"""Share of a run that the running mean goes back ..."""
+
+LATEST: Final = (5, 50)
+"""... and steps that it does at least and at most."""
 
 MEASURED: Final = 4
 """Steps that the measured v_0 counts as in the running mean."""
+
+LIMIT: Final = 2.0
+"""Times what is usual that the slope of a step counts as at most."""
 
 WINDOWS: Final = 20
 """Windows of a run ..."""
@@ -91,6 +99,7 @@ class Pace:
         steps: steps that are in it.
         curvature: h, None if none was measured.
         variance: p.
+        limited: share of the present step's slope that counts.
         braked: product of all `BRAKE`.
         window: losses of the steps of the present one.
         lowest: mean and squared standard error of the window to compare with; None in the first one.
@@ -102,7 +111,7 @@ class Pace:
         self.mean, self.steps, self._before = 0.0, 0, 0
         self.curvature: float | None = None
         self.variance = self._first = 0.0
-        self.braked = 1.0
+        self.limited = self.braked = 1.0
         self.window: list[float] = []
         self.lowest: tuple[float, float] | list[float] | None = None
         if rate is not None:
@@ -118,8 +127,9 @@ class Pace:
         if optimizer.t != self._step:  # an update that failed is made again from the same losses
             self._take(optimizer, losses)
             self._step = optimizer.t
-        factor = self.factor(normalised=isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO))
-        factor *= self.planned(optimizer.t)
+        normalised = is_normalised(optimizer)
+        factor = self.factor(normalised=normalised) * self.planned(optimizer.t)
+        factor *= 1.0 if normalised else self.limited
         for group in optimizer.param_groups:
             group["lr"] = float(group["lr"]) * factor
             if "lr_minibatch" in group and not (group.get("initial_lr") or group.get("max_lr")):
@@ -173,7 +183,13 @@ class Pace:
         fresh = spread_of(own, eps)
         self.steps += 1
         seen = self.steps + self._before
-        self.mean += (fresh - self.mean) * max(1.0 / seen, 1.0 - MEMORY)
+        self.limited = 1.0
+        if seen > UNMEASURED and fresh > LIMIT**2 * self.mean > 0.0:
+            self.limited = LIMIT * math.sqrt(self.mean / fresh)
+            fresh = LIMIT**2 * self.mean
+        least, most = LATEST
+        back = most if self.total is None else min(max(least, MEMORY * self.total), most)
+        self.mean += (fresh - self.mean) / min(seen, back)
         if self.spread is None and self.steps == UNMEASURED:
             self.spread = self.mean
 

@@ -49,7 +49,7 @@ import torch
 from zotune.checks import check_count, check_number
 from zotune.evaluators import Closure
 from zotune.interrupts import held
-from zotune.methods import MeZOSVRG
+from zotune.methods import FZOO, MeZOSVRG
 from zotune.optimizer import ZerothOrder
 from zotune.probing import (
     SURE,
@@ -71,7 +71,7 @@ from zotune.rules import Adam, Momentum
 LARGEST_SHARE: Final = 0.3
 """Share of eta* that is never exceeded."""
 
-REACH: Final = 2.0
+REACH: Final = 2.2
 """Share of eta* times the root of the number of directions."""
 
 UNKNOWN: Final = 1000
@@ -90,7 +90,7 @@ SMALL: Final = 24
 """Small batches of a trainer, along one direction each, that show the curvature ..."""
 
 WHOLE: Final = 9
-"""... and passes over whole ones, which show what the method makes of its losses."""
+"""... and passes over others, which show what the method makes of its losses: whole ones for `needs_whole`."""
 
 PART: Final = 8
 """Rows of a step over those of a small batch."""
@@ -295,14 +295,25 @@ def batches_for(optimizer: ZerothOrder) -> int:
 
 
 def whole_batches_for(optimizer: ZerothOrder) -> int:
-    """Whole batches beside `SMALL` small ones, 2 or more."""
+    """Batches beside `SMALL` small ones, 2 or more."""
     return max(2, WHOLE // passes_of(optimizer))
 
 
+def is_normalised(optimizer: ZerothOrder) -> bool:
+    """Whether the method's updates are as large whatever the slope."""
+    return isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO)
+
+
+def needs_whole(optimizer: ZerothOrder) -> bool:
+    """Whether eta* depends on how large the slopes of a whole batch are; those of a few rows are larger."""
+    return is_normalised(optimizer) or optimizer.clip is not None
+
+
 def most_rows(optimizer: ZerothOrder, rows: int) -> int:
-    """Forward passes of one example that a measurement takes at most, with whole batches of so many and small ones."""
-    small = (len(LENGTHS) * math.ceil(SMALL / 3) + 2 * SMALL) * 3 * math.ceil(rows / PART)
-    return small + 2 * whole_batches_for(optimizer) * passes_of(optimizer) * rows
+    """Forward passes of one example that a measurement takes at most where a step has so many rows."""
+    few = math.ceil(rows / PART)
+    small = (len(LENGTHS) * math.ceil(SMALL / 3) + 2 * SMALL) * 3 * few
+    return small + 2 * whole_batches_for(optimizer) * passes_of(optimizer) * (rows if needs_whole(optimizer) else few)
 
 
 def _rate(

@@ -1,7 +1,8 @@
 """`zotune.Pace` in the trainer, and through its checkpoints.
 
 The curvature is measured again on the way, because it grows most in the first steps: at shares `AGAIN` of the run, on
-as many small batches as the run has queries for.  What was measured is an event of the trajectory, so a run that goes
+as many single examples as the run has queries for, along one direction each, and on other ones each time.  What was
+measured is an event of the trajectory, so a run that goes
 on has the same rates on any machine.
 """
 
@@ -17,8 +18,6 @@ from transformers.trainer_callback import ExportableState
 from zotune.pace import Pace
 from zotune.rates import Rate
 
-from .measuring import small_rows
-
 if TYPE_CHECKING:
     from .trainer import ZOTrainer
 
@@ -26,24 +25,24 @@ if TYPE_CHECKING:
 AGAIN: Final = (0.03, 0.07, 0.12, 0.2, 0.35, 0.55)
 """Shares of a run after which its curvature is measured again."""
 
-BATCHES: Final = (4, 48)
-"""Least and most small batches for each of them, of three queries each; a run that has not enough goes without."""
+EXAMPLES: Final = (8, 96)
+"""Least and most examples for each of them, of three queries each; a run that has not enough goes without."""
 
-SHARE: Final = 0.1
+SHARE: Final = 0.06
 """Most of a run's forward passes that all of that may take."""
 
 
-def batches_again(forwards: int, rows: int) -> int:
-    """Small batches on which the curvature is measured each time in a run of so many forward passes of one example, and
-    of ``rows`` examples a step; 0 if it is not."""
-    least, most = BATCHES
-    found = min(most, int(SHARE * forwards / cost_again(1, rows)))
+def examples_again(forwards: int) -> int:
+    """Examples on which the curvature is measured each time in a run of so many forward passes of one example; 0 if it
+    is not."""
+    least, most = EXAMPLES
+    found = min(most, int(SHARE * forwards / cost_again(1)))
     return found if found >= least else 0
 
 
-def cost_again(batches: int, rows: int) -> int:
+def cost_again(examples: int) -> int:
     """Forward passes of one example that all of these measurements take."""
-    return len(AGAIN) * 3 * batches * small_rows(rows)
+    return len(AGAIN) * 3 * examples
 
 
 def steps_again(steps: int) -> set[int]:
@@ -62,7 +61,7 @@ class PaceKeeper(TrainerCallback, ExportableState):
 
     Args:
         rate: what was measured, as a dictionary; None if nothing was.
-        again: small batches on which the curvature is measured on the way, see `batches_again`.
+        again: examples on which the curvature is measured on the way, see `examples_again`.
     """
 
     def __init__(self, rate: dict[str, Any] | None = None, again: int = 0) -> None:
@@ -97,8 +96,10 @@ class PaceKeeper(TrainerCallback, ExportableState):
     ) -> None:
         """Measure the curvature again where it is due, or take what the run has measured before."""
         step, trainer = state.global_step, self._trainer
-        if trainer is None or not self._again or step not in steps_again(state.max_steps):
+        due = steps_again(state.max_steps)
+        if trainer is None or not self._again or step not in due:
             return
-        found = trainer.past.curvature(step) or trainer.curvature(self._length, self._again)
+        number = sorted(due).index(step)
+        found = trainer.past.curvature(step) or trainer.curvature(self._length, self._again, number * self._again)
         if found is not None:
             self.pace.measured(*found)

@@ -28,7 +28,7 @@ from .loss import (
     wide_loss,
     with_exact_loss,
 )
-from .measuring import StepBatch, small_rows
+from .measuring import StepBatch
 from .past import TrajectoryKeeper
 from .portions import Portions
 from .randomness import lent
@@ -336,7 +336,9 @@ class ZOTrainer(Lifecycle):
     def _estimate_portion(self, optimizer: ZerothOrder, model: nn.Module, inputs: Batch, rows: int) -> float:
         return optimizer.estimate(self._loss_on(model, inputs), weight=rows)
 
-    def step_batches(self, count: int, *, rows: int | None = None, last: bool = False) -> list[StepBatch]:
+    def step_batches(
+        self, count: int, *, rows: int | None = None, last: bool = False, skip: int = 0
+    ) -> list[StepBatch]:
         """The batches of the first ``count`` steps of the training order, or of the last ones of an epoch, which a rate
         can be measured on; where there are fewer, they come again.
 
@@ -344,6 +346,7 @@ class ZOTrainer(Lifecycle):
             count: of the batches.
             rows: examples of each, those of all ranks together; None: as many as a step has.
             last: whether they are those at the end of the epoch.
+            skip: batches that are left out before them.
         """
         loader = self._loader if self._loader is not None else self.get_train_dataloader()
         data, collate, world, each = loader.dataset, loader.collate_fn, self.args.world_size, self._train_batch_size
@@ -352,8 +355,9 @@ class ZOTrainer(Lifecycle):
         micro = math.ceil(rows / (each * world))
         width = math.ceil(rows / (micro * world))
         groups = [order[begin : begin + rows] for begin in range(0, len(order), rows)]
+        wanted = itertools.cycle(groups[::-1] if last else groups)
         batches = []
-        for group in (groups[::-1] if last else groups)[:count]:
+        for group in itertools.islice(wanted, skip, skip + min(count, len(groups))):
             firsts = [(index * world + self.args.process_index) * width for index in range(micro)]
             own = [group[first : first + width] for first in firsts]
             share = StepRows(own=[len(part) for part in own], total=len(group))
@@ -370,10 +374,11 @@ class ZOTrainer(Lifecycle):
 
     @held
     @torch.no_grad()
-    def curvature(self, length: float, count: int) -> Curvature | None:
-        """`zotune.probing.curvature_now` on small batches from the end of an epoch; the trajectory keeps it."""
+    def curvature(self, length: float, count: int, skip: int) -> Curvature | None:
+        """`zotune.probing.curvature_now` on single examples from the end of an epoch, after some that are left out; the
+        trajectory keeps it."""
         assert self.zeroth_order is not None
-        batches = self.step_batches(count, rows=small_rows(self._step_size), last=True)
+        batches = self.step_batches(count, rows=1, last=True, skip=skip)
         found = curvature_now(self.zeroth_order, batches, length)
         for callback in self.callback_handler.callbacks:
             if found is not None and isinstance(callback, TrajectoryKeeper):
