@@ -150,6 +150,23 @@ def test_low_rank_and_learnt_directions_have_rates():
     assert loren.step > 0.0
 
 
+def test_a_slope_that_curvature_hides_has_a_rate_like_any_other(monkeypatch):
+    """Of one-sided losses: for some draws of a few directions the weights of the plan point uphill on the whole."""
+
+    def step(seed):
+        weight = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+        closure = lambda: 1.0 + 0.02 * weight.sum() + weight[:2].square().sum()  # noqa: E731
+        rate = suggest_rate(LOREN([weight], lr=0.0, eps=0.1, seed=seed), [closure] * 4)
+        return None if rate is None else rate.step
+
+    steps = [step(seed) for seed in range(12)]
+    assert max(steps) < 8 * min(steps)
+    monkeypatch.setattr("zotune.rates.without_curvature", lambda _, sample: sample)
+    without = [step(seed) for seed in range(12)]
+    assert without.count(None) == 2
+    assert [own for own, other in zip(steps, without, strict=True) if other is not None] == list(filter(None, without))
+
+
 def test_flat_functions_have_none():
     weight = nn.Parameter(torch.ones(50))
     assert suggest_rate(MeZO([weight], lr=0.0), [lambda: weight.sum() * 0.0] * 8) is None

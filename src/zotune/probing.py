@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol
 
 from zotune.estimators import Probe
@@ -82,15 +82,30 @@ def sample_on(optimizer: ZerothOrder, batch: Batch, length: float) -> Sample:
     pairs = list(zip(around[0::2], around[1::2], strict=True))
     slopes = [(plus - minus) / (2.0 * length * eps) for plus, minus in pairs]
     curvatures = [_curvature(here, plus, minus, length * eps) for plus, minus in pairs]
-    # What the method's own plan would see, to second order: its probes are of length 1.
-    count = len(slopes)
-    losses = [
-        here + p.sign * eps * slopes[p.query % count] + (p.sign * eps) ** 2 / 2 * curvatures[p.query % count]
-        for p in optimizer.estimator.plan
-    ]
+    losses = _own_losses(optimizer, here, slopes, curvatures, eps)
     weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
-    all_slopes = [slopes[k % count] for k in range(len(weights))]
-    return Sample(here, all_slopes, curvatures, weights, spread_of(losses, eps))
+    return Sample(here, _each(slopes, len(weights)), curvatures, weights, spread_of(losses, eps))
+
+
+def without_curvature(optimizer: ZerothOrder, sample: Sample) -> Sample:
+    """What the method would make of a sample if the loss were linear."""
+    eps = float(optimizer.param_groups[0]["eps"])
+    losses = _own_losses(optimizer, sample.loss, sample.slopes, [0.0], eps)
+    weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
+    return replace(sample, weights=weights, slopes=_each(sample.slopes, len(weights)))
+
+
+def _own_losses(
+    optimizer: ZerothOrder, here: float, slopes: Sequence[float], curvatures: Sequence[float], eps: float
+) -> list[float]:
+    """What the method's own plan would see, to second order: its probes are of length 1."""
+    walked = [(probe.query, probe.sign * eps) for probe in optimizer.estimator.plan]
+    return [here + far * slopes[k % len(slopes)] + far**2 / 2 * curvatures[k % len(curvatures)] for k, far in walked]
+
+
+def _each(values: Sequence[float], count: int) -> list[float]:
+    """As many as asked, again from the first one where there are fewer."""
+    return [values[k % len(values)] for k in range(count)]
 
 
 def look_on(optimizer: ZerothOrder, batch: Batch, length: float, query: int = 0) -> Sample:

@@ -65,6 +65,7 @@ from zotune.probing import (
     passes_of,
     rise_of,
     samples_on,
+    without_curvature,
 )
 from zotune.rules import Adam, Momentum
 
@@ -330,8 +331,10 @@ def _rate(
     curvature, error = abs(mean_curvature(every)), error_of(every)
     if not is_certain(every):  # at most two errors above its mean, then
         curvature += error
-    descent = statistics.fmean([_product(s.weights, s.slopes) for s in samples])
     square = statistics.fmean([_product(s.weights, s.weights) for s in samples])
+    descent = _descent(samples)
+    if descent <= 0.0:  # one-sided losses can hide a slope behind the curvature, for so few directions
+        descent = _descent([without_curvature(optimizer, s) for s in samples])
     slope = math.sqrt(statistics.fmean([c * c for sample in samples for c in sample.slopes]))
     if square == 0.0 or descent <= 0.0 or not 0.0 < curvature + error < math.inf:
         return None
@@ -351,6 +354,11 @@ def _scale(optimizer: ZerothOrder, square: float) -> float:
     if isinstance(rule, Momentum):
         return 1.0 - rule.beta
     return 1.0 / optimizer.period if isinstance(optimizer, MeZOSVRG) else 1.0
+
+
+def _descent(samples: Sequence[Sample]) -> float:
+    """Mean of sum_k w_k c_k."""
+    return statistics.fmean([_product(s.weights, s.slopes) for s in samples])
 
 
 def _product(left: Sequence[float], right: Sequence[float]) -> float:

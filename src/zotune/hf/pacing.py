@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AGAIN: Final = (0.03, 0.07, 0.12, 0.2, 0.35, 0.55)
 """Shares of a run after which its curvature is measured again."""
 
-EXAMPLES: Final = (8, 96)
+EXAMPLES: Final = (5, 96)
 """Least and most examples for each of them, of three queries each; a run that has not enough goes without."""
 
 SHARE: Final = 0.06
