@@ -181,12 +181,28 @@ def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, 
     assert asked[9:] == [(2e-3, 2), (3e-3, 2), (4e-3, 2)]  # what has diverged is known well enough
 
 
+def test_no_setting_of_a_list_is_tried_twice(workshop, capsys):
+    """TPE would propose the better of two rates again and again, and confirm it three times."""
+    (workshop / "space.json").write_text(json.dumps({"LOZO": {"lr": [1e-3, 5e-4], "rank": [1, 2]}}))
+    words = ("--algorithms", "LOZO", "--budget_queries", "64", "--space", "space.json", "--confirmations", "1")
+    _, err = sweep(capsys, *words, "--runs", "3", "--out", "out")
+    tried = [tuple(t.params.values()) for t in study(workshop, "LOZO").trials if t.value is not None]
+    assert len(tried) == len(set(tried)) == 3
+    again = [t.params["run"] for t in study(workshop, "LOZO on other draws").trials if t.value is not None]
+    assert len(set(again)) == 3
+    assert "[3/3]" in err
+    _, err = sweep(capsys, *words, "--runs", "9", "--out", "out")
+    tried = [tuple(t.params.values()) for t in study(workshop, "LOZO").trials if t.value is not None]
+    assert len(tried) == len(set(tried)) == 4
+    assert "[4/4]" in err
+
+
 def test_other_draws_are_part_of_the_budget_for_all_runs(workshop, capsys):
     (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
     words = ("--algorithms", "ZO", "--budget_queries", "64", "--prune", "none", "--runs", "50", "--space", "space.json")
     _, err = sweep(capsys, *words, "--total_queries", "640", "--confirmations", "1", "--out", "out")
     assert [trial.user_attrs["forwards"] for trial in study(workshop, "ZO").trials] == [64] * 7
-    assert "ZO: all runs took 640 forward passes" in err
+    assert "ZO: 7 of 50 runs fitted into the budget, which took 640 forward passes" in err
 
 
 def test_a_rate_that_cannot_be_measured_is_a_sentence(workshop, capsys):

@@ -48,7 +48,7 @@ def _rows(trials: Mapping[str, list[FrozenTrial]], draws: Mapping[str, Draws], m
             values = [*(trial.params.get(name, "") for name in names), *(own.get(name, "") for name in scores)]
             again = draws[label].values(trial.number)
             mean = draws[label].mean(trial) if state == "finished" else ""
-            writer.writerow([label, trial.number, state, spent_by(trial), *values, 1 + len(again), mean])
+            writer.writerow([label, trial.number + 1, state, spent_by(trial), *values, 1 + len(again), mean])
     return text.getvalue()
 
 

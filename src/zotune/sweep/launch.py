@@ -22,7 +22,7 @@ from zotune.run.launch import write_path
 from zotune.run.machine import gpu_for
 from zotune.run.stops import Terminated, terminable
 from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
-from zotune.sweep.study import Search, shown, write_best
+from zotune.sweep.study import DONE, Search, shown, write_best
 
 BEST = "best.json"
 _Stage = Literal["run", "confirm"]
@@ -155,7 +155,9 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
     result = f"validation {search.metric} {search.draws.mean(trial):.4f}" + (
         f" (mean of {draws} draws)" if draws > 1 else ""
     )
-    say(f"{search.entry.label}: all runs took {spent:,} forward passes; the best one, {result}:")
+    tried = len(search.trials(*DONE))
+    runs = "all runs" if tried >= search.goal else f"{tried} of {search.goal} runs fitted into the budget, which"
+    say(f"{search.entry.label}: {runs} took {spent:,} forward passes; the best one, {result}:")
     say("zotune train " + shlex.join(as_words(given)))
     for name, choice in (search.space or {}).items():
         if _at_an_end(name, choice, trial.params[name]):

@@ -26,7 +26,17 @@ from zotune.run.training import TrainingRun
 from zotune.sweep import watching
 from zotune.sweep.draws import CANDIDATES, Direction, Draws
 from zotune.sweep.sharing import PROCESS, alive, forget_dead, this_process, told
-from zotune.sweep.spaces import Space, as_given, checked_space, grid_of, points_of, read_space, space_holding, space_of
+from zotune.sweep.spaces import (
+    Choice,
+    Space,
+    as_given,
+    checked_space,
+    grid_of,
+    points_of,
+    read_space,
+    space_holding,
+    space_of,
+)
 
 DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP = 4
@@ -124,9 +134,11 @@ class Search:
             raise ConfigError(
                 f"There is nothing to search for {self.entry.label}; leave its flags out or give --space."
             )
-        if grid:
+        if grid or all(isinstance(choice, Choice) for choice in self.space.values()):
             self.points = self.points or points_of(self.space)
-        self.goal = len(self.points) if grid else self._config.chosen_runs
+        self.goal = self._config.chosen_runs
+        if self.points:  # none is tried twice
+            self.goal = len(self.points) if grid else min(self.goal, len(self.points))
 
     def prepare(self) -> None:
         """Refuse a study of other settings, and measure the rate around which the search looks, if it does."""
@@ -235,15 +247,28 @@ class Search:
                 if not self._is_double(trial):
                     return trial
                 told(self.study, trial, state=TrialState.FAIL)
+                if self._config.search == "tpe":  # it likes what was good, also where lists leave nothing else near it
+                    self._queue_untried(trial.number)
         return None
 
     def _is_double(self, trial: optuna.Trial) -> bool:
-        """Whether another machine has queued and taken the same point, or the last one of a grid."""
-        point = _fixed_of(self.study.get_trials(deepcopy=False)[trial.number])
-        if not point:
-            return self._config.search == "grid"
-        others = self.trials(*DONE, TrialState.RUNNING)
-        return any(other.number < trial.number and _fixed_of(other) == point for other in others)
+        """Whether the same settings are tried already, in this process or on another machine."""
+        queued = self.study.get_trials(deepcopy=False)[trial.number].system_attrs.get("fixed_params")
+        if not queued and self._config.search == "grid":  # another machine has taken the last one
+            return True
+        if not queued and not self.points:  # ranges; two equal numbers of them are no matter
+            return False
+        others = [other for other in self.trials(*DONE, TrialState.RUNNING) if other.number < trial.number]
+        return (queued or self._proposed(trial)) in [_fixed_of(other) for other in others]
+
+    def _proposed(self, trial: optuna.Trial) -> dict[str, Any]:
+        assert self.space is not None
+        return {name: choice.suggest(trial, name) for name, choice in self.space.items()}
+
+    def _queue_untried(self, number: int) -> None:
+        known = [_fixed_of(trial) for trial in self.trials(*DONE, TrialState.WAITING, TrialState.RUNNING)]
+        if untried := [point for point in self.points if point not in known]:
+            self.study.enqueue_trial(untried[number % len(untried)])
 
     @property
     def busy(self) -> int:
@@ -278,8 +303,7 @@ class Search:
 
     def _train(self, trial: optuna.Trial) -> float:
         assert self.space is not None
-        chosen = {name: choice.suggest(trial, name) for name, choice in self.space.items()}
-        settings = self._settings(chosen)
+        settings = self._settings(self._proposed(trial))
         watcher = watching.Watcher(self.metric, settings, trial)
         try:
             watching.executed(settings, watcher)
@@ -331,9 +355,10 @@ class Search:
         return None
 
     def ranked(self) -> list[optuna.trial.FrozenTrial]:
-        """Finished runs that did not diverge, the best one first."""
+        """Finished runs that did not diverge, the best one first; of each settings the first run."""
         complete = [t for t in self.trials(TrialState.COMPLETE) if t.value is not None and math.isfinite(t.value)]
-        return sorted(complete, key=lambda trial: self._sign * float(trial.value or 0.0))
+        firsts = [t for place, t in enumerate(complete) if t.params not in [other.params for other in complete[:place]]]
+        return sorted(firsts, key=lambda trial: self._sign * float(trial.value or 0.0))
 
     def best(self) -> optuna.trial.FrozenTrial | None:
         """The run whose settings are best in the mean of their draws; only those that were confirmed, if any were."""
