@@ -44,7 +44,11 @@ def test_a_stop_while_the_libraries_load_is_one_sentence(library, program, numbe
     ended = subprocess.run(
         [sys.executable, *program], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "Stopped before anything was trained.\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        code,
+        "",
+        "Stopped before this command had trained anything.\n",
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

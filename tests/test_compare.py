@@ -21,8 +21,9 @@ from zotune.compare.curves import Curve, Result, _Before, read_results
 from zotune.compare.plan import cells_of, slug
 from zotune.compare.running import can_go_on, run_folder, state_of
 from zotune.compare.statistics import band, binned, difference, mean_of, reaching, target_of
-from zotune.config import ConfigError, compare_from_text
+from zotune.config import ConfigError, compare_from_text, config_from_text
 from zotune.config.compare import CompareConfig, labelled
+from zotune.config.tuned import TUNED_FOR, circumstances, other_than_tuned
 from zotune.hf.pacing import steps_again
 from zotune.reports.comparison.tables import Findings, conclusion
 
@@ -103,6 +104,10 @@ def test_methods_with_flags_of_their_own():
         (["--early_stopping"], "zotune compare sets --early_stopping itself"),
         (["--algorithm", "ZO"], "zotune compare takes several methods: give --algorithms in place of --algorithm."),
         (["--target", "accuracy=nan"], "--target is accuracy=VALUE or loss=VALUE"),
+        (["--target", "accuracy=90"], "an accuracy is between 0 and 1; give 0.9 for 90 %."),
+        (["--algorithms", "ZO --seed 3"], "There is no flag --seed for ZO."),
+        (["--lr", "auto", "--algorithms", "ZO,FOAdam"], "give FOAdam a number, or leave --lr out"),
+        (["--train_file", "nowhere.csv"], "There is no file nowhere.csv; check --train_file."),
         (["--algorithms", "ZO --full_parameter=x"], "is a switch, so it takes no value"),
         (
             ["--algorithms", "ZO,LOREN --num_queries 1"],
@@ -232,6 +237,37 @@ def test_a_method_with_diverged_runs_is_not_named_the_best():
     said = conclusion(Findings({"a": lucky, "b": sound}, "b", None, 3), 96)
     assert said[0].startswith("At a budget of 96 forward passes b has the lowest mean validation loss")
     assert "the loss of a became infinite" in said[1]
+
+
+def test_a_comparison_without_a_run_that_is_left_says_so():
+    blown = {
+        label: [result(label, trial, [1.0, 9.0], diverged=True) for trial in range(3)] for label in ("ZO", "LOREN")
+    }
+    (only, *rest) = conclusion(Findings(by_label=blown, reference="ZO", aim=None, trials=3), 100)
+    assert "in every run, so there is nothing to compare" in only
+    assert not any("cannot be told apart" in sentence for sentence in rest)
+    half = {**blown, "LOREN": [result("LOREN", trial, [1.0, 0.5]) for trial in range(3)]}
+    said = conclusion(Findings(by_label=half, reference="ZO", aim=None, trials=3), 100)
+    assert any(s.endswith("left out of means and figures. Of ZO no run is left.") for s in said)
+    assert "So there are no differences from ZO; give another --reference." in said
+    assert not any(
+        "--reference" in s for s in conclusion(Findings(by_label=half, reference="LOREN", aim=None, trials=3), 9)
+    )
+
+
+def test_settings_that_were_tuned_for_something_else_are_told(tmp_path):
+    config = config_from_text({"algorithm": "ZO", "full_parameter": True, "budget_queries": "4000"}).resolved()
+    best, methods = tmp_path / "best.json", ("ZO", "ZO --rank 2")
+    assert other_than_tuned(best, methods, config) == []  # a file of one's own
+    (tmp_path / TUNED_FOR).write_text(json.dumps({"ZO": circumstances(config), "LOREN": {"tuning": "lora"}}))
+    assert other_than_tuned(best, methods, config) == []
+    other = config_from_text({"algorithm": "ZO", "tuning": "lora", "budget_queries": "4000"}).resolved()
+    assert other_than_tuned(best, methods, other) == [
+        f"{best} was tuned without --tuning, and this is with --tuning lora.",
+        f"{best} was tuned with --full_parameter, and this is without --full_parameter.",
+    ]
+    (tmp_path / TUNED_FOR).write_text("[]")
+    assert other_than_tuned(best, methods, config) == []
 
 
 def test_bands_and_bins():

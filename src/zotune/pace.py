@@ -18,9 +18,9 @@ proportion to themselves, so a mean below h has the error r h / h_measured (at m
 more than `FALL` times smaller, and no rate becomes more than `RISE` times what was planned: a loss that has become flat
 says nothing of how far it stays so.
 
-A limit for single steps: where the root of v is above `LIMIT` times that of its running mean, the update is as much
-smaller, unless it is normalised by itself, and the mean takes `LIMIT`^2 times itself for v.  Where the loss has become
-steep, which is how a run is lost within a few dozen steps, the weights then move at the speed that they had.
+A limit for single steps: where the root of v is above `LIMIT` times what is usual, the root of a slower running mean,
+the update is as much smaller, unless it is normalised by itself, and the means take the limit for v.  Where the loss
+has become steep, which is how a run is lost within a few dozen steps, the weights then move at the speed they had.
 
 A brake for what no curvature shows: the losses of a run's steps are averaged over windows of a twentieth of it, and
 where the mean of one is above the lowest one before by more than `SURE` standard errors of their difference, the rate
@@ -51,7 +51,7 @@ MEMORY: Final = 0.1
 """Share of a run that the running mean goes back ..."""
 
 LATEST: Final = (5, 50)
-"""... and steps that it does at least and at most."""
+"""... and steps that it does at least and at most; what is usual is the mean of as many as it does at most."""
 
 MEASURED: Final = 4
 """Steps that the measured v_0 counts as in the running mean."""
@@ -96,6 +96,7 @@ class Pace:
         total: steps of the run.
         spread: v_0, None until it is known.
         mean: running mean of v.
+        usual: a slower one, which the limit is set by.
         steps: steps that are in it.
         curvature: h, None if none was measured.
         variance: p.
@@ -108,7 +109,7 @@ class Pace:
     def __init__(self, rate: Rate | None = None, *, total: int | None = None) -> None:
         self.total = total
         self.spread: float | None = None
-        self.mean, self.steps, self._before = 0.0, 0, 0
+        self.mean, self.usual, self.steps, self._before = 0.0, 0.0, 0, 0
         self.curvature: float | None = None
         self.variance = self._first = 0.0
         self.limited = self.braked = 1.0
@@ -118,7 +119,7 @@ class Pace:
             self._first = rate.curvature + rate.error
             self.curvature, self.variance = max(rate.curvature, self._least), rate.error**2
             if rate.spread > 0.0:
-                self.spread = self.mean = rate.spread
+                self.spread = self.mean = self.usual = rate.spread
                 self._before = MEASURED  # the measurement counts as so many steps
         self._step = -1  # whose update is being made
 
@@ -184,12 +185,13 @@ class Pace:
         self.steps += 1
         seen = self.steps + self._before
         self.limited = 1.0
-        if seen > UNMEASURED and fresh > LIMIT**2 * self.mean > 0.0:
-            self.limited = LIMIT * math.sqrt(self.mean / fresh)
-            fresh = LIMIT**2 * self.mean
+        if seen > UNMEASURED and fresh > LIMIT**2 * self.usual > 0.0:
+            self.limited = LIMIT * math.sqrt(self.usual / fresh)
+            fresh = LIMIT**2 * self.usual
         least, most = LATEST
         back = most if self.total is None else min(max(least, MEMORY * self.total), most)
         self.mean += (fresh - self.mean) / min(seen, back)
+        self.usual += (fresh - self.usual) / min(seen, most)
         if self.spread is None and self.steps == UNMEASURED:
             self.spread = self.mean
 

@@ -72,7 +72,7 @@ from zotune.rules import Adam, Momentum
 LARGEST_SHARE: Final = 0.3
 """Share of eta* that is never exceeded."""
 
-REACH: Final = 2.2
+REACH: Final = 2.0
 """Share of eta* times the root of the number of directions."""
 
 UNKNOWN: Final = 1000
@@ -91,7 +91,7 @@ SMALL: Final = 24
 """Small batches of a trainer, along one direction each, that show the curvature ..."""
 
 WHOLE: Final = 9
-"""... and passes over others, which show what the method makes of its losses: whole ones for `needs_whole`."""
+"""... and passes over whole ones, which show what the method makes of its losses."""
 
 PART: Final = 8
 """Rows of a step over those of a small batch."""
@@ -296,7 +296,7 @@ def batches_for(optimizer: ZerothOrder) -> int:
 
 
 def whole_batches_for(optimizer: ZerothOrder) -> int:
-    """Batches beside `SMALL` small ones, 2 or more."""
+    """Whole batches beside `SMALL` small ones, 2 or more."""
     return max(2, WHOLE // passes_of(optimizer))
 
 
@@ -305,16 +305,10 @@ def is_normalised(optimizer: ZerothOrder) -> bool:
     return isinstance(optimizer.rule, Adam) or isinstance(optimizer, FZOO)
 
 
-def needs_whole(optimizer: ZerothOrder) -> bool:
-    """Whether eta* depends on how large the slopes of a whole batch are; those of a few rows are larger."""
-    return is_normalised(optimizer) or optimizer.clip is not None
-
-
 def most_rows(optimizer: ZerothOrder, rows: int) -> int:
-    """Forward passes of one example that a measurement takes at most where a step has so many rows."""
-    few = math.ceil(rows / PART)
-    small = (len(LENGTHS) * math.ceil(SMALL / 3) + 2 * SMALL) * 3 * few
-    return small + 2 * whole_batches_for(optimizer) * passes_of(optimizer) * (rows if needs_whole(optimizer) else few)
+    """Forward passes of one example that a measurement takes at most, with whole batches of so many and small ones."""
+    small = (len(LENGTHS) * math.ceil(SMALL / 3) + 2 * SMALL) * 3 * math.ceil(rows / PART)
+    return small + 2 * whole_batches_for(optimizer) * passes_of(optimizer) * rows
 
 
 def _rate(

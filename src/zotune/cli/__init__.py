@@ -55,7 +55,9 @@ def _main(words: list[str]) -> int:
         from zotune.cli.console import say, standard_error
         from zotune.config import nearest
 
-        say(standard_error(), f"There is no command {command!r}{nearest(command, [*COMMANDS, '--version', '--help'])}")
+        meant = nearest(command, [*COMMANDS, "--version", "--help"])
+        known = f"; the commands are {', '.join(COMMANDS)}." if meant == "." else meant
+        say(standard_error(), f"There is no command {command!r}{known}")
         return 2
     try:
         os.getcwd()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zotune.compare.plan import Cell
-from zotune.compare.running import run_folder, state_of
+from zotune.compare.running import BLOWN, run_folder, state_of
 from zotune.config import MEASURED, ConfigError, shortened
 from zotune.hf.pacing import steps_again
 from zotune.reports.rows import Row, read_rows
@@ -80,10 +80,6 @@ class Result:
         if self.diverged or losses is None or not len(losses):
             return float("nan")
         return float(losses[cost > (1.0 - LAST) * cost[-1]].mean())
-
-
-BLOWN: Final = 3.0
-"""How many times the validation loss before the first step a later one may be before the run counts as diverged."""
 
 
 def read_result(cell: Cell) -> Result | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from rich.console import Console
 from zotune.bench.machine import describe
 from zotune.compare.curves import read_results
 from zotune.compare.plan import Cell, cells_of, place_of
-from zotune.compare.running import Runs
+from zotune.compare.running import Runs, others_in
 from zotune.config import AUTO, ConfigError, config_from_text, notices, shortened
 from zotune.config.compare import CompareConfig, read_settings
+from zotune.config.tuned import other_than_tuned
 from zotune.reports.comparison.tables import Findings, conclusion
 from zotune.reports.comparison.writing import write_report
 from zotune.run.budget import step_costs
@@ -57,6 +59,11 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
         untuned = [e.label for e in config.entries() if e.label not in tuned and e.method not in tuned]
         if untuned:
             say(f"{shortened(config.settings)} has nothing for {', '.join(untuned)}, which run with the defaults.")
+        named = {name for entry in config.entries() for name in (entry.label, entry.method)}
+        if unused := [name for name in tuned if name not in named]:
+            say(f"{shortened(config.settings)} has {', '.join(unused)} too, which --algorithms does not name.")
+        for line in other_than_tuned(config.settings, named, cells[0].config):
+            say(line)
     for cell in cells[: len(config.entries())]:
         _check_budget(cell)
     runs = Runs(cells, jobs=config.jobs, say=say)
@@ -72,6 +79,11 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
         say(f"{methods}: {trials}, {config.budget_queries:,} forward passes of one example a run.")
         runs.all()
         page = _report(config, cells, out, say)
+        if left_out := others_in(out, cells):
+            say(
+                f"{shortened(out)} has finished runs of {'; '.join(left_out)} too. They are not in the report, which is"
+                " of what the command names: give all --algorithms and --trials that it shall have."
+            )
     finally:
         lock.release()
     for cell in runs.crashed:
@@ -84,13 +96,16 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
 def _check_budget(cell: Cell) -> None:
     """Refuse a budget that measuring a rate could use up, before there is a run."""
     settings = config_from_text(cell.given).resolved()
-    if settings.lr != AUTO or settings.budget_queries is None:
+    budget = settings.budget_queries
+    if settings.lr != AUTO or budget is None:
         return
+    if settings.samplesize:  # a step has no more rows than there are
+        settings = dataclasses.replace(settings, batchsize=min(settings.batchsize, settings.samplesize))
     most = most_forwards(settings) + next(step_costs(settings, settings.samplesize or settings.batchsize))
-    if settings.budget_queries <= most:
+    if budget <= most:
         raise ConfigError(
             f"{cell.entry.label}: --lr auto and the first step may take {most:,} forward passes, which is all of"
-            f" --budget_queries {settings.budget_queries}; give several times as many, or a number as --lr."
+            f" --budget_queries {budget}; give several times as many, or a number as --lr."
         )
 
 

@@ -34,6 +34,9 @@ CELL: Final = "run.json"
 LOG: Final = "run.log"
 """In a cell's folder: what the run said."""
 
+BLOWN: Final = 3.0
+"""How many times the validation loss before the first step a later one may be before the run counts as diverged."""
+
 _ENDS: Final[dict[str, State]] = {"finished": "finished", "non-finite loss": "diverged"}
 _POLL = 0.05
 
@@ -108,7 +111,7 @@ class Runs:
                 words = ["train", "--resume", str(run), *_program(cell)]
             else:  # before its first step, or a first-order run, which keeps nothing to go on from
                 shutil.rmtree(run)
-        write_json(cell.folder / CELL, {"given": cell.given})
+        write_json(cell.folder / CELL, {"given": cell.given, "name": str(cell)})
         if self._jobs > 1:
             words += as_words(gpu_for(slot, cell.given))
         threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
@@ -157,6 +160,19 @@ def state_of(folder: Path) -> State:
     except (OSError, ValueError, AttributeError):
         return "begun"
     return _ENDS.get(status, "begun")
+
+
+def others_in(out: Path, cells: Sequence[Cell]) -> list[str]:
+    """Finished runs in the folder of a comparison that are none of its cells, by method and trial."""
+    own, found = {cell.folder.resolve() for cell in cells}, []
+    for path in sorted((out / "runs").glob(f"*/*/{CELL}")):
+        if path.parent.resolve() not in own and state_of(path.parent) in ("finished", "diverged"):
+            try:
+                name = json.loads(path.read_text(encoding="utf-8")).get("name")
+            except (OSError, ValueError, AttributeError):
+                name = None
+            found.append(name or f"{path.parent.parent.name}, {path.parent.name}")
+    return found
 
 
 def run_folder(folder: Path) -> Path | None:
@@ -213,7 +229,9 @@ def _outcome(folder: Path) -> str:
         return f"the loss became infinite or NaN in step {summary['steps'] + 1}"
     final = summary.get("final") or {}
     scores = ", ".join(f"{name} {final[name]:.4f}" for name in ("loss", "accuracy") if final.get(name) is not None)
-    return f"{scores or 'done'} in {clock(summary['seconds'])} of training"
+    first = (summary.get("first") or {}).get("loss")
+    lost = first is not None and (final.get("loss") or 0.0) > BLOWN * first > 0.0
+    return f"{scores or 'done'} in {clock(summary['seconds'])} of training{', which has diverged' if lost else ''}"
 
 
 def _last_line(log: Path) -> str:

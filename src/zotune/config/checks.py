@@ -131,7 +131,8 @@ def _check_ranges(config: "TrainConfig") -> None:
             raise ConfigError(f"--{name} must be below 2**63, but is {shortened(getattr(config, name))}.")
     if isinstance(config.lr, str) and not config.zeroth_order:
         raise ConfigError(
-            f"--lr auto measures along the directions of a zeroth-order method; give {config.algorithm} a number."
+            f"--lr auto measures along the directions of a zeroth-order method; give {config.algorithm} a number,"
+            " or leave --lr out, which gives every method its default."
         )
     if config.momentum >= 1:
         raise ConfigError(f"--momentum must be below 1, not {config.momentum}.")
@@ -239,6 +240,9 @@ def _check_places(config: "TrainConfig") -> None:
         raise ConfigError(str(error)) from error
     if config.data_dir is not None and not _is_folder("data_dir", config.data_dir):
         raise ConfigError(f"There is no data folder {config.data_dir}; check --data_dir.")
+    for name in ("train_file", "validation_file"):
+        if (file := getattr(config, name)) is not None and not Path(file).expanduser().is_file():
+            raise ConfigError(f"There is no file {shortened(file)}; check --{name}.")
     for folder in (config.results, *config.results.parents):
         if not _is_folder("results", folder) and folder.exists():
             raise ConfigError(f"--results {config.results} cannot be made, because {folder} is a file.")

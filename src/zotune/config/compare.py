@@ -114,9 +114,14 @@ class CompareConfig:
             value = float(found[2])
             if not math.isfinite(value):
                 raise ValueError
-            return found[1], value
         except ValueError:
             raise ConfigError(f"--target is accuracy=VALUE or loss=VALUE, not {shortened(self.target)!r}.") from None
+        if found[1] == "accuracy" and not 0.0 < value <= 1.0:
+            raise ConfigError(
+                f"--target {shortened(self.target)} is never reached or always, because an accuracy is between 0 and 1;"
+                " give 0.9 for 90 %."
+            )
+        return found[1], value
 
     def entries(self) -> list["Entry"]:
         """The methods with their own flags, in order.
@@ -202,7 +207,8 @@ def check_method(name: str) -> None:
 def check_own_flag(method: str, flag: str) -> None:
     """Raise `ConfigError` unless a method of a comparison may have a flag of that name."""
     if flag not in FLAGS:
-        raise ConfigError(f"There is no flag --{shortened(flag)} for {method}{nearest(flag, FLAGS, prefix='--')}")
+        meant = nearest(flag, [*OF_A_METHOD], prefix="--")
+        raise ConfigError(f"There is no flag --{shortened(flag)} for {method}{meant}")
     if flag not in OF_A_METHOD:
         raise ConfigError(f"--{flag} is the same for all methods, so {method} cannot have its own; leave it out.")
 

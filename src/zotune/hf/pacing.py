@@ -1,7 +1,7 @@
 """`zotune.Pace` in the trainer, and through its checkpoints.
 
 The curvature is measured again on the way, because it grows most in the first steps: at shares `AGAIN` of the run, on
-as many single examples as the run has queries for, along one direction each, and on other ones each time.  What was
+as many small batches as the run has queries for, along one direction each, and on other ones each time.  What was
 measured is an event of the trajectory, so a run that goes
 on has the same rates on any machine.
 """
@@ -18,6 +18,8 @@ from transformers.trainer_callback import ExportableState
 from zotune.pace import Pace
 from zotune.rates import Rate
 
+from .measuring import small_rows
+
 if TYPE_CHECKING:
     from .trainer import ZOTrainer
 
@@ -25,24 +27,24 @@ if TYPE_CHECKING:
 AGAIN: Final = (0.03, 0.07, 0.12, 0.2, 0.35, 0.55)
 """Shares of a run after which its curvature is measured again."""
 
-EXAMPLES: Final = (5, 96)
-"""Least and most examples for each of them, of three queries each; a run that has not enough goes without."""
+BATCHES: Final = (4, 48)
+"""Least and most small batches for each of them, of three queries each; a run that has not enough goes without."""
 
-SHARE: Final = 0.06
+SHARE: Final = 0.1
 """Most of a run's forward passes that all of that may take."""
 
 
-def examples_again(forwards: int) -> int:
-    """Examples on which the curvature is measured each time in a run of so many forward passes of one example; 0 if it
-    is not."""
-    least, most = EXAMPLES
-    found = min(most, int(SHARE * forwards / cost_again(1)))
+def batches_again(forwards: int, rows: int) -> int:
+    """Small batches on which the curvature is measured each time in a run of so many forward passes of one example, and
+    of ``rows`` examples a step; 0 if it is not."""
+    least, most = BATCHES
+    found = min(most, int(SHARE * forwards / cost_again(1, rows)))
     return found if found >= least else 0
 
 
-def cost_again(examples: int) -> int:
+def cost_again(batches: int, rows: int) -> int:
     """Forward passes of one example that all of these measurements take."""
-    return len(AGAIN) * 3 * examples
+    return len(AGAIN) * 3 * batches * small_rows(rows)
 
 
 def steps_again(steps: int) -> set[int]:
@@ -50,7 +52,7 @@ def steps_again(steps: int) -> set[int]:
     return {max(1, round(share * steps)) for share in AGAIN}
 
 
-KEPT: Final = ("spread", "mean", "steps", "curvature", "variance", "braked", "window", "lowest")
+KEPT: Final = ("spread", "mean", "usual", "steps", "curvature", "variance", "braked", "window", "lowest")
 """What of a pace is in checkpoints."""
 
 
@@ -61,7 +63,7 @@ class PaceKeeper(TrainerCallback, ExportableState):
 
     Args:
         rate: what was measured, as a dictionary; None if nothing was.
-        again: examples on which the curvature is measured on the way, see `examples_again`.
+        again: small batches on which the curvature is measured on the way, see `batches_again`.
     """
 
     def __init__(self, rate: dict[str, Any] | None = None, again: int = 0) -> None:

@@ -28,7 +28,7 @@ from .loss import (
     wide_loss,
     with_exact_loss,
 )
-from .measuring import StepBatch
+from .measuring import StepBatch, small_rows
 from .past import TrajectoryKeeper
 from .portions import Portions
 from .randomness import lent
@@ -375,10 +375,10 @@ class ZOTrainer(Lifecycle):
     @held
     @torch.no_grad()
     def curvature(self, length: float, count: int, skip: int) -> Curvature | None:
-        """`zotune.probing.curvature_now` on single examples from the end of an epoch, after some that are left out; the
+        """`zotune.probing.curvature_now` on small batches from the end of an epoch, after some that are left out; the
         trajectory keeps it."""
         assert self.zeroth_order is not None
-        batches = self.step_batches(count, rows=1, last=True, skip=skip)
+        batches = self.step_batches(count, rows=small_rows(self._step_size), last=True, skip=skip)
         found = curvature_now(self.zeroth_order, batches, length)
         for callback in self.callback_handler.callbacks:
             if found is not None and isinstance(callback, TrajectoryKeeper):

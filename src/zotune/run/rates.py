@@ -11,9 +11,9 @@ import torch
 from zotune import ZerothOrder
 from zotune.config import ALGORITHMS, MEASURED, TrainConfig
 from zotune.hf.measuring import small_rows
-from zotune.hf.pacing import PaceKeeper, cost_again, examples_again
+from zotune.hf.pacing import PaceKeeper, batches_again, cost_again
 from zotune.hf.trainer import OptimizerFactory
-from zotune.rates import SMALL, Rate, measure, most_rows, needs_whole, whole_batches_for
+from zotune.rates import SMALL, Rate, measure, most_rows, whole_batches_for
 from zotune.run.arguments import steps_per_epoch
 from zotune.run.budget import steps_of
 from zotune.run.machine import Machine
@@ -73,35 +73,34 @@ def measured_rate(
     assert isinstance(optimizer, ZerothOrder)
 
     def again(forwards: int) -> int:
-        """Examples on which the curvature is measured each time, when so many forward passes are spent."""
+        """Small batches on which the curvature is measured each time, when so many forward passes are spent."""
         if config.lr_scheduler_type != "adaptive":
             return 0
         left = _after(config, forwards)
         planned = steps_of(left, len(parts.train)) * (config.num_queries or 2) * config.batchsize
-        return examples_again(left.budget_queries or planned)
+        return batches_again(left.budget_queries or planned, config.batchsize)
 
     def spent_on(forwards: int) -> int:
-        return forwards + cost_again(again(forwards))
+        return forwards + cost_again(again(forwards), config.batchsize)
 
     def steps(forwards: int) -> int:
         return steps_of(config if whole_budget else _after(config, spent_on(forwards)), len(parts.train))
 
     assert config.lr_scheduler_type is not None
-    few = small_rows(config.batchsize)
     found = measure(
         optimizer,
-        trainer.step_batches(whole_batches_for(optimizer), rows=None if needs_whole(optimizer) else few),
-        small=trainer.step_batches(SMALL, rows=few),
+        trainer.step_batches(whole_batches_for(optimizer)),
+        small=trainer.step_batches(SMALL, rows=small_rows(config.batchsize)),
         steps=steps,
         schedule=config.lr_scheduler_type,
     )
     rate, before = found.rate, found.forwards
-    examples = 0 if rate is None else again(before)
-    later = cost_again(examples)
+    batches = 0 if rate is None else again(before)
+    later = cost_again(batches, config.batchsize)
     forwards = before + later
     planned = steps(before)
     spent = {
-        "again": examples,
+        "again": batches,
         "forwards": forwards,
         "later": later,
         "steps": planned,

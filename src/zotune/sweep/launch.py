@@ -17,12 +17,13 @@ from zotune.compare.plan import model_and_task
 from zotune.config import ConfigError, shortened
 from zotune.config.compare import Entry, Given, as_words
 from zotune.config.sweep import SweepConfig
+from zotune.config.tuned import TUNED_FOR, circumstances
 from zotune.reports.sweep import write_sweep
 from zotune.run.launch import write_path
 from zotune.run.machine import gpu_for
 from zotune.run.stops import Terminated, terminable
 from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
-from zotune.sweep.study import DONE, Search, shown, write_best
+from zotune.sweep.study import DONE, Search, merge_json, shown
 
 BEST = "best.json"
 _Stage = Literal["run", "confirm"]
@@ -97,7 +98,8 @@ def _complete(search: Search, stage: _Stage, say: Callable[[str], None]) -> None
 
 def _keep_best(out: Path, searches: list[Search]) -> None:
     best = {search.entry.label: _flags(search, trial) for search in searches if (trial := search.best()) is not None}
-    write_best(out / BEST, best)
+    merge_json(out / BEST, best)
+    merge_json(out / TUNED_FOR, {search.entry.label: circumstances(search.settings) for search in searches})
 
 
 def _side_by_side(

@@ -423,18 +423,17 @@ def shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def write_best(path: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
-    """The best settings by method, in the form that ``zotune compare --settings`` reads.
+def merge_json(path: Path, fresh: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write an object for each method: of best settings, the form that ``zotune compare --settings`` reads.
 
-    Methods that are in the file already and not in ``best`` stay.
+    Methods that are in the file already and not in ``fresh`` stay.
     """
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    write_json(
-        path, {**(known if isinstance(known, dict) else {}), **{name: dict(flags) for name, flags in best.items()}}
-    )
+    kept = known if isinstance(known, dict) else {}
+    write_json(path, {**kept, **{name: dict(entries) for name, entries in fresh.items()}})
 
 
 logging.getLogger("alembic").setLevel(logging.WARNING)

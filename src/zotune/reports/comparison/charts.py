@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-from zotune.compare.curves import BLOWN, Curve, Numbers, Result
+from zotune.compare.curves import Curve, Numbers, Result
+from zotune.compare.running import BLOWN
 from zotune.compare.statistics import band, binned
 from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
 

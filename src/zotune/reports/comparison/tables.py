@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from zotune.compare.curves import BLOWN, LAST, Numbers, Result
+from zotune.compare.curves import LAST, Numbers, Result
+from zotune.compare.running import BLOWN
 from zotune.compare.statistics import Mean, difference, mean_of, reaching, target_of
 from zotune.config import ALGORITHMS, MEASURED
 
@@ -251,12 +252,7 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         )
         others = [label for label in ranked if label not in equal]
         said.append(f"{sentence}{_told_apart(findings, best, others, metric)}.")
-    diverged = [label for label in findings.by_label if findings.diverged(label)]
-    if diverged:
-        said.append(
-            f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or rose above"
-            f" {BLOWN:g} times what it was before the first step, in some runs; they are left out of means and figures."
-        )
+    said += _of_diverged(findings)
     trials = max((len(results) for results in findings.by_label.values()), default=0)
     if 0 < trials < 5:
         if trials == 1:
@@ -269,6 +265,25 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
             )
             joined = ", which " if trials < FEWEST else ", so "
             said.append(f"There are {trials} trials of each method{joined}{what}.")
+    return said
+
+
+def _of_diverged(findings: Findings) -> list[str]:
+    """Which methods have runs that diverged, and what that leaves."""
+    diverged = [label for label in findings.by_label if findings.diverged(label)]
+    if not diverged:
+        return []
+    whole = [label for label in diverged if all(result.diverged for result in findings.by_label[label])]
+    how = (
+        f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or rose above {BLOWN:g} times"
+        " what it was before the first step,"
+    )
+    if len(whole) == len([label for label, results in findings.by_label.items() if results]):
+        return [f"{how} in every run, so there is nothing to compare; give lower rates, or leave --lr out."]
+    some = f"{how} in some runs; they are left out of means and figures."
+    said = [some if not whole else f"{some} Of {_listed(whole)} no run is left."]
+    if findings.reference in whole:
+        said.append(f"So there are no differences from {findings.reference}; give another --reference.")
     return said
 
 

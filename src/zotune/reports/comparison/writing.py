@@ -106,7 +106,8 @@ def _runs(results: Sequence[Result]) -> str:
             result.label,
             result.trial,
             int(result.diverged),
-            *(_last(series) for series in (result.training.step, result.training.cost, result.training.seconds)),
+            *(_whole(series) for series in (result.training.step, result.training.cost)),
+            round(float(result.training.seconds[-1]), 3) if len(result.training.seconds) else "",
             result.memory_mb,
             *(result.final(name) for name in metrics),
             result.training_loss,
@@ -117,8 +118,8 @@ def _runs(results: Sequence[Result]) -> str:
     return _csv(head, rows)
 
 
-def _last(series: Numbers) -> float | str:
-    return float(series[-1]) if len(series) else ""
+def _whole(series: Numbers) -> int | str:
+    return round(float(series[-1])) if len(series) else ""
 
 
 def _series(results: Sequence[Result], *, training: bool) -> str:
