@@ -107,7 +107,6 @@ def test_methods_with_flags_of_their_own():
         (["--target", "accuracy=90"], "an accuracy is between 0 and 1; give 0.9 for 90 %."),
         (["--algorithms", "ZO --seed 3"], "There is no flag --seed for ZO."),
         (["--lr", "auto", "--algorithms", "ZO,FOAdam"], "give FOAdam a number, or leave --lr out"),
-        (["--train_file", "nowhere.csv"], "There is no file nowhere.csv; check --train_file."),
         (["--algorithms", "ZO --full_parameter=x"], "is a switch, so it takes no value"),
         (
             ["--algorithms", "ZO,LOREN --num_queries 1"],
@@ -255,6 +254,14 @@ def test_a_comparison_without_a_run_that_is_left_says_so():
     )
 
 
+def test_a_file_of_data_that_is_not_there_is_told_before_there_is_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--train_file", "nowhere.csv", "--template", "{text} It is {label}", "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "There is no file nowhere.csv; check --train_file." in said
+    assert "trials each" not in said
+
+
 def test_settings_that_were_tuned_for_something_else_are_told(tmp_path):
     config = config_from_text({"algorithm": "ZO", "full_parameter": True, "budget_queries": "4000"}).resolved()
     best, methods = tmp_path / "best.json", ("ZO", "ZO --rank 2")
@@ -321,6 +328,10 @@ def test_a_comparison_is_one_report_and_the_same_command_completes_it(workshop, 
     more = (*words[:3], "3", *words[4:])
     _, err = compare(capsys, *more, "--out", "out")
     assert "6 of 9 runs are there already." in err
+    assert "too. They are not in the report" not in err
+    _, err = compare(capsys, "--algorithms", "FOSGD,ZO", *more[2:], "--out", "out")
+    assert "6 of 6 runs are there already." in err
+    assert "finished runs of LOZO --rank 1, trial 0; LOZO --rank 1, trial 1; LOZO --rank 1, trial 2 too." in err
 
 
 def test_the_curves_are_those_of_the_rows(workshop, capsys):
