@@ -27,6 +27,7 @@ from rates import (
     best_of,
     kept_at,
     mean_loss,
+    parsed,
     parser_of,
     search,
     settings,
@@ -119,7 +120,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    options = parser_of(__doc__, CASES, needed=True).parse_args()
+    options = parsed(parser_of(__doc__, CASES, needed=True))
     path = options.out / "law.json"
     results, keep = kept_at(path)
     for case in options.only or CASES:

@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rates import parsed
+
 HERE = Path(__file__).parent
 METHODS = "ZO,ZOAdam,ZOSVRG,LOZO,LOZO-M,HiZOO,LOREN,FZOO,FOAdam"
 LLAMA = ("--model_name", "llama-stories260K", "--full_parameter", "--max_seq_length", "96")
@@ -60,7 +62,9 @@ def run(name: str, options: argparse.Namespace) -> None:
     for found in (path for part in ("sweep", "compare") for path in (work / part).iterdir() if path.name in KEPT):
         shutil.copy(found, kept / found.name)
         if found.suffix in (".md", ".csv"):  # where the models and the data lie is nobody's business
-            text = found.read_text().replace(str(options.models), "MODELS").replace(str(options.data), "DATA")
+            text = found.read_text()
+            for folder, called in ((options.models, "MODELS"), (options.data, "DATA")):
+                text = text if folder is None else text.replace(str(folder), called)
             (kept / found.name).write_text(text)
     for picture in (work / "compare" / "figures").glob("*.png"):
         if "-dark" not in picture.name:
@@ -69,12 +73,15 @@ def run(name: str, options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="holds a folder for each task")
-    parser.add_argument("--models", type=Path, required=True, help="holds llama-stories260K")
+    parser.add_argument("--data", type=Path, help="holds a folder for each task (glue/sst2, super_glue/rte ...)")
+    parser.add_argument("--models", type=Path, help="holds llama-stories260K")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--work", type=Path, default=Path("results/methods"))
     parser.add_argument("--results", type=Path, default=HERE / "results" / "methods")
-    options = parser.parse_args()
+    options = parsed(parser)
+    real = [name for name in options.only if "embedded" not in CASES[name]]
+    if real and (options.data is None or options.models is None):
+        parser.error(f"{real[0]} needs --data and --models; --only embedded-sst2 embedded-rte needs neither")
     for name in options.only:
         run(name, options)
     return 0

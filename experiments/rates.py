@@ -266,6 +266,16 @@ def parser_of(doc: str, cases: Iterable[str], *, needed: bool) -> argparse.Argum
     return parser
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What a script was told, once the folders are there."""
+    options = parser.parse_args()
+    for name in ("encoder", "data", "models"):
+        folder = getattr(options, name, None)
+        if folder is not None and not folder.is_dir():
+            parser.error(f"--{name} {folder} is no folder")
+    return options
+
+
 def kept_at(path: Path) -> tuple[dict[str, Any], Keep]:
     """What a file has of earlier runs, and what writes it with those that have come to it."""
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
@@ -281,7 +291,7 @@ def main() -> int:
     parser = parser_of(__doc__, (*TUNE, *TEST), needed=False)
     parser.add_argument("what", choices=("tune", "test"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    options = parser.parse_args()
+    options = parsed(parser)
     cases, name, of_one, table = (
         (TUNE, "factors", tune, factors_table) if options.what == "tune" else (TEST, "rates", test, rates_table)
     )

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from optuna.trial import FrozenTrial, TrialState
 
 from zotune.reports.style import DPI, LIGHT
@@ -110,6 +111,18 @@ def _limits(values: list[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _tick(axes: Axes, rates: list[float]) -> None:
+    """A few labels, however little of a decade there is."""
+    decades = math.log10(max(rates) / min(rates)) if rates else 0.0
+    if rates and decades < 0.3:
+        middle = math.sqrt(max(rates) * min(rates))
+        axes.set_xlim(middle / 2.0, middle * 2.0)
+    subs = (1.0,) if decades >= 2.0 else (1.0, 3.0) if decades >= 0.6 else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _draw_method(axes: Axes, label: str, points: list[tuple[float, bool, float]], limits: tuple[float, float]) -> None:
     colour = LIGHT.of(label.split()[0])
     top = limits[1] - 0.03 * (limits[1] - limits[0])
@@ -125,6 +138,7 @@ def _draw_method(axes: Axes, label: str, points: list[tuple[float, bool, float]]
             linestyle="",
         )
     axes.set_xscale("log")
+    _tick(axes, [rate for rate, _, _ in points])
     axes.set_ylim(*limits)
     axes.set_title(label.replace("$", r"\$"), fontsize=10)
     axes.set_xlabel("learning rate")
