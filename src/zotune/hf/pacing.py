@@ -2,8 +2,7 @@
 
 The curvature is measured again on the way, because it grows most in the first steps: at shares `AGAIN` of the run, on
 as many small batches as the run has queries for, along one direction each, and on other ones each time.  What was
-measured is an event of the trajectory, so a run that goes
-on has the same rates on any machine.
+measured is an event of the trajectory, so a run that goes on has the same rates on any machine.
 """
 
 # ruff: noqa: ARG002  (the library fixes the signatures of callbacks)
