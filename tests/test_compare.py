@@ -20,7 +20,7 @@ from zotune.cli import main
 from zotune.compare.curves import Curve, Result, _Before, read_results
 from zotune.compare.plan import cells_of, slug
 from zotune.compare.running import can_go_on, run_folder, state_of
-from zotune.compare.statistics import band, binned, difference, mean_of, reaching, target_of
+from zotune.compare.statistics import aligned, band, binned, difference, mean_of, reaching, target_of
 from zotune.config import ConfigError, compare_from_text, config_from_text
 from zotune.config.compare import CompareConfig, labelled
 from zotune.config.tuned import TUNED_FOR, circumstances, other_than_tuned
@@ -288,6 +288,17 @@ def test_bands_and_bins():
     assert means.cost.tolist() == [15, 40]
 
 
+def test_trials_with_steps_at_different_costs_are_averaged_at_the_same_ones():
+    """Two trials on the same falling line, one of which measured longer: no band, and the mean is that line."""
+    first, second = (np.arange(start, 100.0, 10.0) for start in (10.0, 17.0))
+    curves = [curve(100.0 - cost, step=np.arange(len(cost)), cost=cost) for cost in (first, second)]
+    found = band(aligned([binned(c, 10, 100) for c in curves], 10, 100), "loss", "cost")
+    assert found.mean == pytest.approx(100.0 - found.x)
+    assert found.deviation == pytest.approx(np.zeros(len(found.x)), abs=1e-9)
+    assert (found.x[0], found.x[-1]) == (17.0, 90.0)
+    assert aligned([], 10, 100) == []
+
+
 # ------------------------------------------------------------------------------------------------- whole ones
 
 
@@ -489,7 +500,11 @@ def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
     assert all(3200.0 - 32.0 < cost <= 3200.0 for cost in costs.values())  # a step takes 32
-    assert "of the budget)" in (workshop / "out" / "report.md").read_text()
+    facts = json.loads(
+        (run_folder(workshop / "out/runs" / slug("ZO --lr auto") / "trial-0") / "config.json").read_text()
+    )
+    share = facts["lr_measured"]["forwards"] / 3200
+    assert f"took up to {share:.0%} of the budget" in (workshop / "out" / "report.md").read_text()
 
 
 def test_a_rate_that_cannot_be_measured_does_not_take_the_report_of_the_others(workshop, capsys):

@@ -158,3 +158,32 @@ def binned(curve: Curve, bins: int, end: float) -> Curve:
 
     values = {name: means(series) for name, series in curve.values.items()}
     return Curve(cost=means(curve.cost), step=means(curve.step), seconds=means(curve.seconds), values=values)
+
+
+def aligned(curves: Sequence[Curve], points: int, end: float) -> list[Curve]:
+    """Curves of trials at the same costs, between their own ones along lines: where each has measured its rate, or
+    makes snapshots, their steps are made at different costs.
+
+    Args:
+        curves: of the trials of one method.
+        points: that ``end`` is cut into; those that a curve does not reach are left out.
+        end: the largest cost.
+    """
+    if not all(len(curve.cost) for curve in curves) or not curves:
+        return list(curves)
+    low, high = max(curve.cost[0] for curve in curves), min(curve.cost[-1] for curve in curves)
+    inner = (np.arange(points) + 0.5) * end / points
+    cost = np.array([low, *inner[(inner > low) & (inner < high)], *([high] if high > low else [])])
+
+    def at(curve: Curve, series: Numbers) -> Numbers:
+        return np.asarray(np.interp(cost, curve.cost, series), dtype=np.float64)
+
+    return [
+        Curve(
+            cost=cost,
+            step=at(curve, curve.step),
+            seconds=at(curve, curve.seconds),
+            values={name: at(curve, series) for name, series in curve.values.items()},
+        )
+        for curve in curves
+    ]

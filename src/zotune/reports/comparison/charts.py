@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from zotune.compare.curves import Curve, Numbers, Result
 from zotune.compare.running import BLOWN
-from zotune.compare.statistics import band, binned
+from zotune.compare.statistics import aligned, band, binned
 from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
 
 BINS: Final = 50
@@ -100,7 +100,7 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
         number = seen[method] = seen.get(method, -1) + 1
         curves = [_curve(chart, result) for result in own if not result.diverged]
         if chart.training:
-            curves = [binned(curve, BINS, budget) for curve in curves]
+            curves = aligned([binned(curve, BINS, budget) for curve in curves], BINS, budget)
         line = band(curves, chart.metric, against)
         if line is None or not len(line.x):
             continue

@@ -210,9 +210,11 @@ def _settings(findings: Findings) -> Table:
                 rest,
             )
         )
+    taken = [share for found in findings.by_label.values() for share in _shares_taken(found)]
+    cost = f" and took up to {max(taken):.0%} of the budget" if taken else ""
     note = (
-        "Measured rates are those of --lr auto, each trial its own. First-order methods have constants unless --lr"
-        " gives one; zotune sweep finds better ones."
+        f"Measured rates are those of --lr auto, each trial its own{cost}. First-order methods have constants unless"
+        " --lr gives one; zotune sweep finds better ones."
     )
     return Table("Settings", ("method", *_FIRST, "others of the method"), tuple(rows), note)
 
@@ -224,12 +226,16 @@ def _rates(results: Sequence[Result]) -> str:
     """The rate of the runs of a method, or from what to what it goes where each has measured its own."""
     rates = sorted(float(result.settings["lr"]) for result in results)
     ends = dict.fromkeys(_setting(rate) for rate in (rates[0], rates[-1]))
-    taken = [
-        facts["forwards"] / result.settings["budget_queries"]
+    return " to ".join(ends) + (", measured" if _shares_taken(results) else "")
+
+
+def _shares_taken(results: Sequence[Result]) -> list[float]:
+    """What measuring the rate took of the budgets; a run's own budget is what it left."""
+    return [
+        facts["forwards"] / (facts["forwards"] + result.settings["budget_queries"])
         for result in results
         if isinstance(facts := result.settings.get(MEASURED), dict) and result.settings.get("budget_queries")
     ]
-    return " to ".join(ends) + (f" (measured with up to {max(taken):.0%} of the budget)" if taken else "")
 
 
 def conclusion(findings: Findings, budget: int) -> list[str]:
