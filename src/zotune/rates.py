@@ -20,9 +20,9 @@ with the root of the number of directions, the 1 / sqrt(T) of stochastic descent
     eta_0 = sigma eta*,      sigma = min(LARGEST_SHARE, REACH / sqrt(M)),      M = K sum_t s_t^2,
 
 where s_t is the share of the rate that the schedule leaves in step t: the sum of squares is T for a constant rate,
-T / 3 for one that falls to zero along a line, 3 T / 8 along a cosine.  REACH is measured: the best constant rate is
-near one tenth of eta* in runs of 250 directions, for every method, task, model and tuning that we have tried
-(experiments).
+T / 3 for one that falls to zero along a line, 3 T / 8 along a cosine.  REACH is measured for MeZO, whose best constant
+rate is near one tenth of eta* in runs of 250 directions, in units of the curvature during the run, and taken for all
+methods (experiments).
 
 Where the mean of h_k is below zero its magnitude stands for it: a fresh head can be so badly calibrated that the loss
 falls in most directions at first.  A loss that cannot be negative has c^2 <= 2 h f along a parabola, so where
