@@ -3,7 +3,8 @@
     python experiments/methods.py --data FOLDER --models FOLDER [--only NAME ...] [--work FOLDER]
 
 For each case two commands: `zotune sweep` (the rate of each method, with other heads, directions and order than those
-of the comparison, and other examples as far as there are more: --init_seed 7) and `zotune compare` with the best settings.  What is finished is not done again.
+of the comparison, and other examples as far as there are more: --init_seed 7) and `zotune compare` with the best
+settings.  What is finished is not done again.
 Keeps report.md, figures, tables of runs, the tried settings and the best ones in experiments/results/methods/NAME.
 """
 
