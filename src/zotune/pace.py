@@ -176,6 +176,7 @@ class Pace:
         self.variance = (1.0 - weight) * old
 
     def _take(self, optimizer: ZerothOrder, losses: Sequence[float]) -> None:
+        self.limited = 1.0
         if getattr(optimizer, "needs_full", False):  # the whole sample has little noise: not to be compared
             return
         eps = float(optimizer.param_groups[0]["eps"])
@@ -184,7 +185,6 @@ class Pace:
         fresh = spread_of(own, eps)
         self.steps += 1
         seen = self.steps + self._before
-        self.limited = 1.0
         if seen > UNMEASURED and fresh > LIMIT**2 * self.usual > 0.0:
             self.limited = LIMIT * math.sqrt(self.usual / fresh)
             fresh = LIMIT**2 * self.usual
