@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 import torch
+from options import parsed, parser_of
 from rates import (
     FURTHEST,
     LONGER,
@@ -27,8 +28,6 @@ from rates import (
     best_of,
     kept_at,
     mean_loss,
-    parsed,
-    parser_of,
     search,
     settings,
     trained,

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rates import parsed
+from options import parsed
 
 HERE = Path(__file__).parent
 METHODS = "ZO,ZOAdam,ZOSVRG,LOZO,LOZO-M,HiZOO,LOREN,FZOO,FOAdam"

@@ -20,10 +20,11 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from options import parsed, parser_of
 from rich.console import Console
 from transformers import TrainerCallback
 
@@ -31,7 +32,6 @@ from zotune import NonFiniteLossError, rates
 from zotune.config import MEASURED, config_from_text
 from zotune.run.training import TrainingRun
 
-HERE = Path(__file__).parent
 METHODS: dict[str, dict[str, str]] = {
     "ZO": {"algorithm": "ZO"},
     "ZOAdam": {"algorithm": "ZOAdam"},
@@ -253,27 +253,6 @@ def compared(auto: float, constant: float) -> str:
 
 def above(auto: float, constant: float) -> str:
     return f"{100 * (auto / constant - 1):+.1f} %" if math.isfinite(auto) and math.isfinite(constant) else ""
-
-
-def parser_of(doc: str, cases: Iterable[str], *, needed: bool) -> argparse.ArgumentParser:
-    """What the scripts are told; ``needed``: whether they cannot do without data and models."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--encoder", type=Path, required=True, help="what experiments/encoder.py made")
-    parser.add_argument("--data", type=Path, required=needed, help="holds a folder for each task")
-    parser.add_argument("--models", type=Path, required=needed, help="holds opt-mini and llama-stories260K")
-    parser.add_argument("--only", nargs="+", choices=list(cases))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    return parser
-
-
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What a script was told, once the folders are there."""
-    options = parser.parse_args()
-    for name in ("encoder", "data", "models"):
-        folder = getattr(options, name, None)
-        if folder is not None and not folder.is_dir():
-            parser.error(f"--{name} {folder} is no folder")
-    return options
 
 
 def kept_at(path: Path) -> tuple[dict[str, Any], Keep]:

@@ -84,7 +84,8 @@ def sample_on(optimizer: ZerothOrder, batch: Batch, length: float) -> Sample:
     curvatures = [_curvature(here, plus, minus, length * eps) for plus, minus in pairs]
     losses = _own_losses(optimizer, here, slopes, curvatures, eps)
     weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
-    return Sample(here, _each(slopes, len(weights)), curvatures, weights, spread_of(losses, eps))
+    all_slopes = [slopes[k % len(slopes)] for k in range(len(weights))]
+    return Sample(here, all_slopes, curvatures, weights, spread_of(losses, eps))
 
 
 def without_curvature(optimizer: ZerothOrder, sample: Sample) -> Sample:
@@ -92,7 +93,7 @@ def without_curvature(optimizer: ZerothOrder, sample: Sample) -> Sample:
     eps = float(optimizer.param_groups[0]["eps"])
     losses = _own_losses(optimizer, sample.loss, sample.slopes, [0.0], eps)
     weights = optimizer._clipped(optimizer.estimator.weigh(losses, eps))
-    return replace(sample, weights=weights, slopes=_each(sample.slopes, len(weights)))
+    return replace(sample, weights=weights)
 
 
 def _own_losses(
@@ -101,11 +102,6 @@ def _own_losses(
     """What the method's own plan would see, to second order: its probes are of length 1."""
     walked = [(probe.query, probe.sign * eps) for probe in optimizer.estimator.plan]
     return [here + far * slopes[k % len(slopes)] + far**2 / 2 * curvatures[k % len(curvatures)] for k, far in walked]
-
-
-def _each(values: Sequence[float], count: int) -> list[float]:
-    """As many as asked, again from the first one where there are fewer."""
-    return [values[k % len(values)] for k in range(count)]
 
 
 def look_on(optimizer: ZerothOrder, batch: Batch, length: float, query: int = 0) -> Sample:

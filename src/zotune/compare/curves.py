@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zotune.compare.plan import Cell
-from zotune.compare.running import BLOWN, run_folder, state_of
+from zotune.compare.running import has_blown, run_folder, state_of
 from zotune.config import MEASURED, ConfigError, shortened
 from zotune.hf.pacing import steps_again
 from zotune.reports.rows import Row, read_rows
@@ -49,7 +49,7 @@ class Result:
         algorithm: name in `ALGORITHMS`.
         method: name that has a colour, "LOZO-M" for LOZO with momentum.
         trial: number of the repetition.
-        diverged: the loss became infinite or NaN, or rose above `BLOWN` times what it was before the first step.
+        diverged: the loss became infinite or NaN, or rose too far, see `zotune.compare.running.has_blown`.
         evaluations: of the validation rows; "loss", "accuracy" and further metrics.
         training: loss of every step.
         memory_mb: peak, 10**6 bytes; on a CPU that of the whole process.
@@ -122,19 +122,13 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
         algorithm=cell.entry.algorithm,
         method=str(config.get("method") or cell.entry.method),
         trial=cell.trial,
-        diverged=diverged or _blown(evaluations),
+        diverged=diverged or has_blown(evaluations),
         evaluations=_curve(evaluations, passes, seconds, before),
         training=_curve(train, passes, seconds, before),
         memory_mb=max(row["memory_mb"] for row in train + evaluations),
         settings={name: value for name, value in config.items() if name not in ("versions", "checksum")},
         command=["zotune", *cell.words],
     )
-
-
-def _blown(evaluations: list[Row]) -> bool:
-    """Whether a run of finite losses has lost what it began with."""
-    losses = [row["loss"] for row in evaluations if "loss" in row]
-    return len(losses) > 1 and max(losses) > BLOWN * losses[0] > 0.0
 
 
 def _training_seconds(train: list[Row], evaluations: list[Row]) -> dict[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -96,16 +95,13 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
 def _check_budget(cell: Cell) -> None:
     """Refuse a budget that measuring a rate could use up, before there is a run."""
     settings = config_from_text(cell.given).resolved()
-    budget = settings.budget_queries
-    if settings.lr != AUTO or budget is None:
+    if settings.lr != AUTO or settings.budget_queries is None:
         return
-    if settings.samplesize:  # a step has no more rows than there are
-        settings = dataclasses.replace(settings, batchsize=min(settings.batchsize, settings.samplesize))
     most = most_forwards(settings) + next(step_costs(settings, settings.samplesize or settings.batchsize))
-    if budget <= most:
+    if settings.budget_queries <= most:
         raise ConfigError(
             f"{cell.entry.label}: --lr auto and the first step may take {most:,} forward passes, which is all of"
-            f" --budget_queries {budget}; give several times as many, or a number as --lr."
+            f" --budget_queries {settings.budget_queries}; give several times as many, or a number as --lr."
         )
 
 

@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from zotune.compare.plan import Cell
 from zotune.config import TRAJECTORY, ConfigError, config_from_text, dump_settings, shortened
 from zotune.config.compare import Given, as_words
 from zotune.hf.progress import clock
+from zotune.reports.rows import Row, read_rows
 from zotune.run.checkpoints import newest_checkpoint
 from zotune.run.folder import write_json
 from zotune.run.lock import FolderLock
@@ -167,11 +168,7 @@ def others_in(out: Path, cells: Sequence[Cell]) -> list[str]:
     own, found = {cell.folder.resolve() for cell in cells}, []
     for path in sorted((out / "runs").glob(f"*/*/{CELL}")):
         if path.parent.resolve() not in own and state_of(path.parent) in ("finished", "diverged"):
-            try:
-                name = json.loads(path.read_text(encoding="utf-8")).get("name")
-            except (OSError, ValueError, AttributeError):
-                name = None
-            found.append(name or f"{path.parent.parent.name}, {path.parent.name}")
+            found.append(_noted(path.parent, "name") or f"{path.parent.parent.name}, {path.parent.name}")
     return found
 
 
@@ -196,11 +193,16 @@ def _free(run: Path) -> None:
 
 
 def _given(folder: Path) -> Given | None:
+    known = _noted(folder, "given")
+    return known if isinstance(known, dict) else None
+
+
+def _noted(folder: Path, what: str) -> Any:
+    """An entry of a cell's `CELL`, None where there is none."""
     try:
-        known = json.loads((folder / CELL).read_text(encoding="utf-8"))["given"]
+        return json.loads((folder / CELL).read_text(encoding="utf-8"))[what]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return known if isinstance(known, dict) else None
 
 
 def _difference(known: Given, given: Given) -> str:
@@ -229,9 +231,14 @@ def _outcome(folder: Path) -> str:
         return f"the loss became infinite or NaN in step {summary['steps'] + 1}"
     final = summary.get("final") or {}
     scores = ", ".join(f"{name} {final[name]:.4f}" for name in ("loss", "accuracy") if final.get(name) is not None)
-    first = (summary.get("first") or {}).get("loss")
-    lost = first is not None and (final.get("loss") or 0.0) > BLOWN * first > 0.0
-    return f"{scores or 'done'} in {clock(summary['seconds'])} of training{', which has diverged' if lost else ''}"
+    lost = ", which has diverged" if has_blown(read_rows(run)[1]) else ""
+    return f"{scores or 'done'} in {clock(summary['seconds'])} of training{lost}"
+
+
+def has_blown(evaluations: Sequence[Row]) -> bool:
+    """Whether a run of finite losses has lost what it began with."""
+    losses = [row["loss"] for row in evaluations if "loss" in row]
+    return len(losses) > 1 and max(losses) > BLOWN * losses[0] > 0.0
 
 
 def _last_line(log: Path) -> str:

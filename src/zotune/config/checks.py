@@ -15,6 +15,7 @@ from zotune.hf.resolve import resolve
 from zotune.kernels import BACKENDS
 from zotune.methods.hizoo import SMOOTHINGS
 from zotune.noise import NOISES
+from zotune.tasks.files import SUFFIXES
 
 if TYPE_CHECKING:
     from zotune.config.train import TrainConfig
@@ -240,11 +241,9 @@ def _check_places(config: "TrainConfig") -> None:
         raise ConfigError(str(error)) from error
     if config.data_dir is not None and not _is_folder("data_dir", config.data_dir):
         raise ConfigError(f"There is no data folder {config.data_dir}; check --data_dir.")
-    from zotune.tasks.files import SUFFIXES  # here: it brings pyarrow with it
-
     for name in ("train_file", "validation_file"):
-        path = None if getattr(config, name) is None else Path(getattr(config, name)).expanduser()
-        if path is not None and path.suffix in SUFFIXES and not path.is_file():  # others are names on the hub
+        path = Path(getattr(config, name) or "").expanduser()
+        if path.suffix in SUFFIXES and not path.is_file():  # others are names on the hub
             raise ConfigError(f"There is no file {shortened(path)}; check --{name}.")
     for folder in (config.results, *config.results.parents):
         if not _is_folder("results", folder) and folder.exists():

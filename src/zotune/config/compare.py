@@ -207,8 +207,7 @@ def check_method(name: str) -> None:
 def check_own_flag(method: str, flag: str) -> None:
     """Raise `ConfigError` unless a method of a comparison may have a flag of that name."""
     if flag not in FLAGS:
-        meant = nearest(flag, [*OF_A_METHOD], prefix="--")
-        raise ConfigError(f"There is no flag --{shortened(flag)} for {method}{meant}")
+        raise ConfigError(f"There is no flag --{shortened(flag)} for {method}{nearest(flag, OF_A_METHOD, prefix='--')}")
     if flag not in OF_A_METHOD:
         raise ConfigError(f"--{flag} is the same for all methods, so {method} cannot have its own; leave it out.")
 

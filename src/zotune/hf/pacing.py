@@ -97,10 +97,9 @@ class PaceKeeper(TrainerCallback, ExportableState):
     ) -> None:
         """Measure the curvature again where it is due, or take what the run has measured before."""
         step, trainer = state.global_step, self._trainer
-        due = steps_again(state.max_steps)
-        if trainer is None or not self._again or step not in due:
+        if trainer is None or not self._again or step not in (due := sorted(steps_again(state.max_steps))):
             return
-        number = sorted(due).index(step)
+        number = due.index(step)
         found = trainer.past.curvature(step) or trainer.curvature(self._length, self._again, number * self._again)
         if found is not None:
             self.pace.measured(*found)

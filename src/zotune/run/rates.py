@@ -133,7 +133,8 @@ def most_forwards(config: TrainConfig) -> int:
     number = torch.nn.Parameter(torch.zeros(1))
     optimizer = optimizer_factory(still, steps_per_epoch=1, seed=0)([{"params": [number], "param_names": ["one"]}])
     assert isinstance(optimizer, ZerothOrder)
-    return most_rows(optimizer, config.batchsize)
+    rows = min(config.batchsize, config.samplesize or config.batchsize)  # a step has no more than there are
+    return most_rows(optimizer, rows)
 
 
 def pace_of(facts: Mapping[str, Any]) -> PaceKeeper:

@@ -39,6 +39,7 @@ from zotune.sweep.spaces import (
 )
 
 DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+_THERE: Final = (*DONE, TrialState.WAITING, TrialState.RUNNING)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
 
@@ -151,12 +152,10 @@ class Search:
     def _queue(self) -> None:
         """Put what is to be tried in any case in the queue, unless it is there or done."""
         assert self.space is not None
-        there = [_fixed_of(trial) for trial in self.trials(*DONE, TrialState.WAITING, TrialState.RUNNING)]
         if self._config.search == "grid":
-            for point in self.points:
-                if point not in there:
-                    self.study.enqueue_trial(point, user_attrs={_QUEUED: True})
-        elif not there:
+            for point in self._untried():
+                self.study.enqueue_trial(point, user_attrs={_QUEUED: True})
+        elif not self.trials(*_THERE):
             measured = self._measured()
             rates = {} if measured is None else {"lr": measured, "lr_mezosvrg_mb": measured}
             defaults = {**self.settings.__dict__, **rates}
@@ -247,28 +246,29 @@ class Search:
                 if not self._is_double(trial):
                     return trial
                 told(self.study, trial, state=TrialState.FAIL)
-                if self._config.search == "tpe":  # it likes what was good, also where lists leave nothing else near it
-                    self._queue_untried(trial.number)
+                # TPE likes what was good, also where lists leave nothing else near it.
+                if self._config.search == "tpe" and (untried := self._untried()):
+                    self.study.enqueue_trial(untried[trial.number % len(untried)])
         return None
 
     def _is_double(self, trial: optuna.Trial) -> bool:
         """Whether the same settings are tried already, in this process or on another machine."""
-        queued = self.study.get_trials(deepcopy=False)[trial.number].system_attrs.get("fixed_params")
-        if not queued and self._config.search == "grid":  # another machine has taken the last one
-            return True
-        if not queued and not self.points:  # ranges; two equal numbers of them are no matter
-            return False
-        others = [other for other in self.trials(*DONE, TrialState.RUNNING) if other.number < trial.number]
-        return (queued or self._proposed(trial)) in [_fixed_of(other) for other in others]
+        if self.points and self._config.search == "tpe":
+            self._proposed(trial)  # now it has a point
+        point = _fixed_of(self.study.get_trials(deepcopy=False)[trial.number])
+        if not point:  # of a grid another machine has taken the last one; two equal numbers of a range are no matter
+            return self._config.search == "grid"
+        others = self.trials(*DONE, TrialState.RUNNING)
+        return any(other.number < trial.number and _fixed_of(other) == point for other in others)
 
     def _proposed(self, trial: optuna.Trial) -> dict[str, Any]:
         assert self.space is not None
         return {name: choice.suggest(trial, name) for name, choice in self.space.items()}
 
-    def _queue_untried(self, number: int) -> None:
-        known = [_fixed_of(trial) for trial in self.trials(*DONE, TrialState.WAITING, TrialState.RUNNING)]
-        if untried := [point for point in self.points if point not in known]:
-            self.study.enqueue_trial(untried[number % len(untried)])
+    def _untried(self) -> list[dict[str, Any]]:
+        """Of the points those that nobody has begun or queued."""
+        there = [_fixed_of(trial) for trial in self.trials(*_THERE)]
+        return [point for point in self.points if point not in there]
 
     @property
     def busy(self) -> int:

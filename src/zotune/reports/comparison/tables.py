@@ -284,7 +284,7 @@ def _of_diverged(findings: Findings) -> list[str]:
         f"With the settings used, the loss of {_listed(diverged)} became infinite or NaN, or rose above {BLOWN:g} times"
         " what it was before the first step,"
     )
-    if len(whole) == len([label for label, results in findings.by_label.items() if results]):
+    if all(result.diverged for results in findings.by_label.values() for result in results):
         return [f"{how} in every run, so there is nothing to compare; give lower rates, or leave --lr out."]
     some = f"{how} in some runs; they are left out of means and figures."
     said = [some if not whole else f"{some} Of {_listed(whole)} no run is left."]

@@ -106,8 +106,9 @@ def _runs(results: Sequence[Result]) -> str:
             result.label,
             result.trial,
             int(result.diverged),
-            *(_whole(series) for series in (result.training.step, result.training.cost)),
-            round(float(result.training.seconds[-1]), 3) if len(result.training.seconds) else "",
+            _last(result.training.step),
+            _last(result.training.cost),
+            _last(result.training.seconds, 3),
             result.memory_mb,
             *(result.final(name) for name in metrics),
             result.training_loss,
@@ -118,8 +119,8 @@ def _runs(results: Sequence[Result]) -> str:
     return _csv(head, rows)
 
 
-def _whole(series: Numbers) -> int | str:
-    return round(float(series[-1])) if len(series) else ""
+def _last(series: Numbers, digits: int | None = None) -> float | str:
+    return round(float(series[-1]), digits) if len(series) else ""
 
 
 def _series(results: Sequence[Result], *, training: bool) -> str:
