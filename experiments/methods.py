@@ -2,15 +2,18 @@
 
     python experiments/methods.py --data FOLDER --models FOLDER [--only NAME ...] [--work FOLDER]
 
-For each case two commands: `zotune sweep` (the rate of each method, with other heads, directions and order than those
-of the comparison, and other examples as far as there are more: --init_seed 7) and `zotune compare` with the best
-settings.  What is finished is not done again.
-Keeps report.md, figures, tables of runs, the tried settings and the best ones in experiments/results/methods/NAME.
+For each case three commands: `zotune sweep` over two decades (the rate of each method, with other heads, directions and
+order than those of the comparison, and other examples as far as there are more: --init_seed 7), `zotune sweep` again
+over seven rates about the best of them, and `zotune compare` with the best settings.  Where everything stays at chance
+(AT_CHANCE) the second search is left out.  What is finished is not done again.
+Keeps report.md, figures, tables of runs, the tried settings and the best ones in experiments/results/methods/NAME, of
+the first search in its folder coarse.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
 import subprocess
@@ -22,17 +25,24 @@ from options import parsed
 HERE = Path(__file__).parent
 METHODS = "ZO,ZOAdam,ZOSVRG,LOZO,LOZO-M,HiZOO,LOREN,FZOO,FOAdam"
 LLAMA = ("--model_name", "llama-stories260K", "--full_parameter", "--max_seq_length", "96")
+EMBEDDED = ("--model_name", "embedded", "--full_parameter")
 CASES = {
     "llama-sst2": (*LLAMA, "--task", "sst2"),
     "llama-cb": (*LLAMA, "--task", "cb"),
     "llama-rte": (*LLAMA, "--task", "rte"),
     "llama-mnli": (*LLAMA, "--task", "mnli"),
     "llama-trec": (*LLAMA, "--task", "trec"),
-    "embedded-sst2": ("--model_name", "embedded", "--task", "sst2", "--full_parameter"),
-    "embedded-rte": ("--model_name", "embedded", "--task", "rte", "--full_parameter"),
+    "embedded-sst2": (*EMBEDDED, "--task", "sst2"),
+    "embedded-rte": (*EMBEDDED, "--task", "rte"),
+    "embedded-mnli": (*EMBEDDED, "--task", "mnli"),
+    "embedded-cb": (*EMBEDDED, "--task", "cb"),
 }
+AT_CHANCE = ("llama-sst2", "llama-cb", "llama-rte", "llama-mnli")
 BUDGET = "6000"
 RUNS = "7"
+RATIO, NEXT = 1.4, 3
+"""Of the second search: between two rates, and how many there are on either side of the best one of the first."""
+
 TRIALS = "5"
 SHARED = ("--samplesize", "512", "--samplesize_validation", "256", "--budget_queries", BUDGET)
 KEPT = ("report.md", "runs.csv", "evaluations.csv", "trials.csv", "best.json", "sweep.png")
@@ -52,24 +62,53 @@ def words_of(name: str, options: argparse.Namespace) -> list[str]:
     return [*words, *SHARED]
 
 
+def near(best: Path, space: Path) -> Path:
+    """Write rates about the best ones of a search as the space of a second one."""
+    found = json.loads(best.read_text())
+    steps = range(-NEXT, NEXT + 1)
+    lists = {
+        method: {"lr": [float(f"{flags['lr'] * RATIO**k:.3g}") for k in steps]}
+        | {flag: [value] for flag, value in flags.items() if flag == "lr_mezosvrg_mb"}
+        for method, flags in found.items()
+    }
+    space.write_text(json.dumps(lists, indent=1) + "\n")
+    return space
+
+
 def run(name: str, options: argparse.Namespace) -> None:
     shared, work = words_of(name, options), options.work / name
-    spaces = ["--space", str(HERE / "spaces.json"), "--runs", RUNS, "--evaluations", "4", "--init_seed", "7"]
-    command("sweep", "--algorithms", METHODS, *shared, *spaces, "--out", str(work / "sweep"))
-    best = ["--settings", str(work / "sweep" / "best.json"), "--trials", TRIALS, "--evaluations", "6"]
+    coarse, fine, kept = work / "coarse", work / "fine", options.results / name
+    sweep = ("sweep", "--algorithms", METHODS, *shared, "--evaluations", "4", "--init_seed", "7")
+    if not (coarse / "best.json").is_file():
+        command(*sweep, "--space", str(HERE / "spaces.json"), "--runs", RUNS, "--out", str(coarse))
+    if name in AT_CHANCE:
+        fine = coarse
+    elif not (fine / "best.json").is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        space = ("--space", str(near(coarse / "best.json", work / "space.json")), "--search", "grid")
+        command(*sweep, *space, "--prune", "none", "--confirmations", "2", "--out", str(fine))
+    best = ("--settings", str(fine / "best.json"), "--trials", TRIALS, "--evaluations", "6")
     command("compare", "--algorithms", METHODS, *shared, *best, "--out", str(work / "compare"))
-    kept = options.results / name
-    (kept / "figures").mkdir(parents=True, exist_ok=True)
-    for found in (path for part in ("sweep", "compare") for path in (work / part).iterdir() if path.name in KEPT):
-        shutil.copy(found, kept / found.name)
-        if found.suffix in (".md", ".csv"):  # where the models and the data lie is nobody's business
-            text = found.read_text()
-            for folder, called in ((options.models, "MODELS"), (options.data, "DATA")):
-                text = text if folder is None else text.replace(str(folder), called)
-            (kept / found.name).write_text(text)
+    keep(fine, kept, options)
+    keep(work / "compare", kept, options)
+    if fine != coarse:
+        keep(coarse, kept / "coarse", options)
+    (kept / "figures").mkdir(exist_ok=True)
     for picture in (work / "compare" / "figures").glob("*.png"):
         if "-dark" not in picture.name:
             shutil.copy(picture, kept / "figures" / picture.name)
+
+
+def keep(folder: Path, kept: Path, options: argparse.Namespace) -> None:
+    """Copy what is worth keeping; where the models and the data lie is nobody's business."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for found in (path for path in folder.iterdir() if path.name in KEPT):
+        shutil.copy(found, kept / found.name)
+        if found.suffix in (".md", ".csv"):
+            text = found.read_text()
+            for place, called in ((options.models, "MODELS"), (options.data, "DATA")):
+                text = text if place is None else text.replace(str(place), called)
+            (kept / found.name).write_text(text)
 
 
 def main() -> int:
@@ -82,7 +121,7 @@ def main() -> int:
     options = parsed(parser)
     real = [name for name in options.only if "embedded" not in CASES[name]]
     if real and (options.data is None or options.models is None):
-        parser.error(f"{real[0]} needs --data and --models; --only embedded-sst2 embedded-rte needs neither")
+        parser.error(f"{real[0]} needs --data and --models; the embedded cases (--only embedded-rte) need neither")
     for name in options.only:
         run(name, options)
     return 0

@@ -78,6 +78,10 @@ TEST: dict[str, dict[str, Any]] = {
     "encoder cb lora": {**ENCODER, "task": "cb", "soft_prompt": True, **LORA},
     "decoder wic full, longer": {"task": "wic", **FULL, **LONGER},
     "decoder cb full, longer": {"task": "cb", **FULL, **LONGER},
+    "decoder cb lora": {"task": "cb", **LORA},
+    "decoder qnli full": {"task": "qnli", **FULL},
+    "decoder boolq lora": {"task": "boolq", **LORA},
+    "decoder mnli lora": {"task": "mnli", **LORA},
     "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",

@@ -310,7 +310,8 @@ def test_a_trajectory_repeats_it_without_knowing_of_it(tmp_path, paced_first):
 
 @pytest.mark.usefixtures("workshop")
 def test_runs_with_a_measured_rate_fall_to_zero_and_say_so(capsys, monkeypatch):
-    monkeypatch.setattr("zotune.pace.LIMIT", math.inf)  # its own test is above
+    monkeypatch.setattr("zotune.pace.LIMIT", math.inf)  # its own test is above, and that of
+    monkeypatch.setattr("zotune.pace.LIFTED", 0.0)  # ... in test_descent
     run, _ = train(capsys, "--algorithm", "ZO", "--lr", "auto", "--epochs", "8")
     config = json.loads((run / "config.json").read_text())
     assert config["lr_scheduler_type"] == "adaptive"

@@ -1,7 +1,7 @@
 """A measured rate as the run goes on: it follows the curvature, for the schedule ``adaptive``.
 
 The symbols are those of `zotune.rates`: a step takes s_t sigma eta*_t, where s_t rises in the first tenth of the run
-and falls to zero along a line in the last three, with the line search of now,
+and falls to zero along a line in the last three (but see below), with the line search of now,
 
     eta*_t = eta* h_0 / h_t                       for a rate that is multiplied with slopes,
     eta*_t = eta* h_0 / h_t  sqrt(v_t / v_0)      for one of an update that is normalised by itself (Adam, FZOO),
@@ -17,6 +17,17 @@ and h_t = h + sqrt(p), because too small a curvature costs more than too large a
 proportion to themselves, so a mean below h has the error r h / h_measured (at most `FALL` r).  No measurement makes h
 more than `FALL` times smaller, and no rate becomes more than `RISE` times what was planned: a loss that has become flat
 says nothing of how far it stays so.
+
+A share for what is learnt.  To first order a step would lower the loss by its K slopes' squares times the rate,
+D_t = s_t sigma K v / h_t, if these were the slopes of all examples and not of one batch; rho is the part of it that
+comes true: the fall of the loss along a line through the last fifth of the run, over the mean of D_t.  The share that
+lowers the loss of all examples most in one step is rho.  In most tasks rho soon drowns in the noise of the batches, and
+small shares that fall to zero are best.  Where it is certain, twice its standard error below what was seen, half of it
+is a share that costs little: after the warm-up a step takes at least
+
+    min(rho_low / 2, `LIFTED`, `LIFT` sigma),
+
+so the rate of a run whose loss is still falling fast does not fall, and rises where sigma is small (`zotune.descent`).
 
 A limit for single steps: where the root of v is above `LIMIT` times what is usual, the root of a slower running mean,
 the update is as much smaller, unless it is normalised by itself, and the means take the limit for v.  Where the loss
@@ -34,6 +45,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
+from zotune.descent import Descent
 from zotune.optimizer import ZerothOrder
 from zotune.probing import spread_of
 from zotune.rates import DECAY, WARM_UP, Rate, is_normalised
@@ -58,6 +70,15 @@ MEASURED: Final = 4
 
 LIMIT: Final = 2.0
 """Times what is usual that the slope of a step counts as at most."""
+
+LOOK: Final = 0.2
+"""Share of a run whose losses show how fast they fall; as many steps as `LATEST` has at most, if it is less."""
+
+LIFTED: Final = 0.17
+"""Largest share of the line search that a loss which falls surely allows ..."""
+
+LIFT: Final = 2.0
+"""... and times sigma that it is at most."""
 
 WINDOWS: Final = 20
 """Windows of a run ..."""
@@ -102,6 +123,7 @@ class Pace:
         variance: p.
         limited: share of the present step's slope that counts.
         braked: product of all `BRAKE`.
+        descent: of the loss, beside what the slopes predict.
         window: losses of the steps of the present one.
         lowest: mean and squared standard error of the window to compare with; None in the first one.
     """
@@ -115,6 +137,7 @@ class Pace:
         self.limited = self.braked = 1.0
         self.window: list[float] = []
         self.lowest: tuple[float, float] | list[float] | None = None
+        self.descent, self._share = Descent(), 0.0 if rate is None else rate.share
         if rate is not None:
             self._first = rate.curvature + rate.error
             self.curvature, self.variance = max(rate.curvature, self._least), rate.error**2
@@ -129,7 +152,7 @@ class Pace:
             self._take(optimizer, losses)
             self._step = optimizer.t
         normalised = is_normalised(optimizer)
-        factor = self.factor(normalised=normalised) * self.planned(optimizer.t)
+        factor = self.factor(normalised=normalised) * self.lifted(optimizer.t)
         factor *= 1.0 if normalised else self.limited
         for group in optimizer.param_groups:
             group["lr"] = float(group["lr"]) * factor
@@ -143,6 +166,13 @@ class Pace:
         rising = (step + 1) / (round(WARM_UP * self.total) + 1)
         falling = (self.total - step) / max(1.0, DECAY * self.total)
         return max(0.0, min(1.0, rising, falling))
+
+    def lifted(self, step: int) -> float:
+        """What of sigma a step takes: s_t, or more where the loss falls surely."""
+        planned = self.planned(step)
+        if not self._share or (self.total is not None and step < WARM_UP * self.total):
+            return planned
+        return max(planned, min(self.descent.sure / 2.0, LIFTED, LIFT * self._share) / self._share)
 
     def factor(self, *, normalised: bool = False) -> float:
         """By what the rate is multiplied, with the present mean and curvature."""
@@ -183,6 +213,11 @@ class Pace:
         own = [f for f, probe in zip(losses, optimizer.plan(), strict=True) if probe.point == 0]
         self._watch(own)
         fresh = spread_of(own, eps)
+        if self.curvature is not None:
+            taken = self._share * self.lifted(optimizer.t) * self.braked
+            now = self.curvature + math.sqrt(self.variance)
+            look = max(LATEST[1], int(LOOK * (self.total or 0)))
+            self.descent.take(own, taken * optimizer.estimator.directions * fresh / now, look)
         self.steps += 1
         seen = self.steps + self._before
         if seen > UNMEASURED and fresh > LIMIT**2 * self.usual > 0.0:

@@ -179,7 +179,7 @@ class TrainConfig:
         Flag(
             "optimizer",
             "how the rate goes on: constant, to zero along a line or a cosine, or adaptive: it warms up, falls to zero"
-            " in the last three tenths, and is smaller where the curvature is larger",
+            " in the last three tenths unless the loss still falls fast, and is smaller where the curvature is larger",
             default_text="adaptive for a rate that is measured, otherwise constant",
             choices=("constant", "linear", "cosine", "adaptive"),
         ),

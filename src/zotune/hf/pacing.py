@@ -27,18 +27,22 @@ AGAIN: Final = (0.03, 0.07, 0.12, 0.2, 0.35, 0.55)
 """Shares of a run after which its curvature is measured again."""
 
 BATCHES: Final = (4, 48)
-"""Least and most small batches for each of them, of three queries each; a run that has not enough goes without."""
+"""Least and most small batches for each of them, of three queries each."""
 
-SHARE: Final = 0.1
-"""Most of a run's forward passes that all of that may take."""
+SHARE: Final = 0.05
+"""Of a run's forward passes, that all of that takes ..."""
+
+MOST: Final = 0.1
+"""... or for the least number of batches; a run for which these would take more goes without."""
 
 
 def batches_again(forwards: int, rows: int) -> int:
     """Small batches on which the curvature is measured each time in a run of so many forward passes of one example, and
     of ``rows`` examples a step; 0 if it is not."""
     least, most = BATCHES
-    found = min(most, int(SHARE * forwards / cost_again(1, rows)))
-    return found if found >= least else 0
+    if cost_again(least, rows) > MOST * forwards:
+        return 0
+    return max(least, min(most, int(SHARE * forwards / cost_again(1, rows))))
 
 
 def cost_again(batches: int, rows: int) -> int:
@@ -52,7 +56,8 @@ def steps_again(steps: int) -> set[int]:
 
 
 KEPT: Final = ("spread", "mean", "usual", "steps", "curvature", "variance", "braked", "window", "lowest")
-"""What of a pace is in checkpoints."""
+FALL: Final = ("sure", "points", "part")
+"""What of a pace and of its descent is in checkpoints."""
 
 
 class PaceKeeper(TrainerCallback, ExportableState):
@@ -79,6 +84,7 @@ class PaceKeeper(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """For the library's trainer_state.json."""
         kept = {name: getattr(self.pace, name) for name in KEPT}
+        kept |= {name: getattr(self.pace.descent, name) for name in FALL}
         return {"args": self._given, "attributes": {"kept": kept}}
 
     def on_train_begin(
@@ -89,8 +95,8 @@ class PaceKeeper(TrainerCallback, ExportableState):
         saved: Any = state.stateful_callbacks
         kept = saved.get(type(self).__name__, {}).get("attributes", {}).get("kept") if state.global_step else None
         if kept is not None:
-            for name in KEPT:
-                setattr(self.pace, name, kept[name])
+            for name in kept:
+                setattr(self.pace.descent if name in FALL else self.pace, name, kept[name])
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
