@@ -65,10 +65,11 @@ def test_a_rate_waits_with_its_fall_while_the_loss_falls_surely(fall, holds):
         assert rates == pytest.approx([pace.planned(step) for step in range(100)])
 
 
-def test_no_share_is_lifted_above_its_limits_or_before_the_warm_up_is_over():
+def test_no_share_is_lifted_above_its_limits_or_in_the_first_half():
     pace = Pace(measured(), total=100)
     pace.descent.sure = 1.0
     assert pace.lifted(5) == pace.planned(5)
+    assert pace.lifted(49) == 1.0
     assert pace.lifted(50) == pace.lifted(99) == pytest.approx(LIFTED / 0.1)
     pace._share = 0.02
     assert pace.lifted(50) == LIFT

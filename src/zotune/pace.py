@@ -20,14 +20,15 @@ says nothing of how far it stays so.
 
 A share for what is learnt.  To first order a step would lower the loss by its K slopes' squares times the rate,
 D_t = s_t sigma K v / h_t, if these were the slopes of all examples and not of one batch; rho is the part of it that
-comes true: the fall of the loss along a line through the last fifth of the run, over the mean of D_t.  The share that
+comes true: the fall of the loss along a line through the last `LOOK` of the run, over the mean of D_t.  The share that
 lowers the loss of all examples most in one step is rho.  In most tasks rho soon drowns in the noise of the batches, and
 small shares that fall to zero are best.  Where it is certain, twice its standard error below what was seen, half of it
-is a share that costs little: after the warm-up a step takes at least
+is a share that costs little: in the second half of a run a step takes at least
 
     min(rho_low / 2, `LIFTED`, `LIFT` sigma),
 
 so the rate of a run whose loss is still falling fast does not fall, and rises where sigma is small (`zotune.descent`).
+Earlier it would rise while the curvature still grows most.
 
 A limit for single steps: where the root of v is above `LIMIT` times what is usual, the root of a slower running mean,
 the update is as much smaller, unless it is normalised by itself, and the means take the limit for v.  Where the loss
@@ -71,11 +72,14 @@ MEASURED: Final = 4
 LIMIT: Final = 2.0
 """Times what is usual that the slope of a step counts as at most."""
 
-LOOK: Final = 0.2
-"""Share of a run whose losses show how fast they fall; as many steps as `LATEST` has at most, if it is less."""
+LOOK: Final = 0.3
+"""Share of a run whose losses show how fast they fall."""
 
-LIFTED: Final = 0.17
-"""Largest share of the line search that a loss which falls surely allows ..."""
+SETTLED: Final = 0.5
+"""Share of a run after which a loss that falls surely counts: the curvature grows most before."""
+
+LIFTED: Final = 0.2
+"""Largest share of the line search that it allows ..."""
 
 LIFT: Final = 2.0
 """... and times sigma that it is at most."""
@@ -170,7 +174,7 @@ class Pace:
     def lifted(self, step: int) -> float:
         """What of sigma a step takes: s_t, or more where the loss falls surely."""
         planned = self.planned(step)
-        if not self._share or (self.total is not None and step < WARM_UP * self.total):
+        if not self._share or self.total is None or step < SETTLED * self.total:
             return planned
         return max(planned, min(self.descent.sure / 2.0, LIFTED, LIFT * self._share) / self._share)
 
@@ -216,7 +220,7 @@ class Pace:
         if self.curvature is not None:
             taken = self._share * self.lifted(optimizer.t) * self.braked
             now = self.curvature + math.sqrt(self.variance)
-            look = max(LATEST[1], int(LOOK * (self.total or 0)))
+            look = LATEST[1] if self.total is None else int(LOOK * self.total)
             self.descent.take(own, taken * optimizer.estimator.directions * fresh / now, look)
         self.steps += 1
         seen = self.steps + self._before

@@ -27,22 +27,18 @@ AGAIN: Final = (0.03, 0.07, 0.12, 0.2, 0.35, 0.55)
 """Shares of a run after which its curvature is measured again."""
 
 BATCHES: Final = (4, 48)
-"""Least and most small batches for each of them, of three queries each."""
+"""Least and most small batches for each of them, of three queries each; a run that has not enough goes without."""
 
-SHARE: Final = 0.05
-"""Of a run's forward passes, that all of that takes ..."""
-
-MOST: Final = 0.1
-"""... or for the least number of batches; a run for which these would take more goes without."""
+SHARE: Final = 0.1
+"""Most of a run's forward passes that all of that may take."""
 
 
 def batches_again(forwards: int, rows: int) -> int:
     """Small batches on which the curvature is measured each time in a run of so many forward passes of one example, and
     of ``rows`` examples a step; 0 if it is not."""
     least, most = BATCHES
-    if cost_again(least, rows) > MOST * forwards:
-        return 0
-    return max(least, min(most, int(SHARE * forwards / cost_again(1, rows))))
+    found = min(most, int(SHARE * forwards / cost_again(1, rows)))
+    return found if found >= least else 0
 
 
 def cost_again(batches: int, rows: int) -> int:
