@@ -34,7 +34,6 @@ CASES = {
     "llama-trec": (*LLAMA, "--task", "trec"),
     "embedded-sst2": (*EMBEDDED, "--task", "sst2"),
     "embedded-rte": (*EMBEDDED, "--task", "rte"),
-    "embedded-mnli": (*EMBEDDED, "--task", "mnli"),
     "embedded-cb": (*EMBEDDED, "--task", "cb"),
 }
 AT_CHANCE = ("llama-sst2", "llama-cb", "llama-rte", "llama-mnli")
