@@ -1,5 +1,7 @@
 """How surely a loss falls, against numpy's least squares, and what a measured rate makes of it."""
 
+import dataclasses
+import json
 import math
 
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 import torch
 from test_pace import measured
 from torch import nn
+from transformers import TrainerControl, TrainerState
 
 from zotune import MeZO, suggest_rate
 from zotune.descent import FEWEST, POINTS, SURE, Descent
+from zotune.hf.pacing import PaceKeeper
 from zotune.pace import DECAY, LIFT, LIFTED, Pace
 
 
@@ -99,3 +103,26 @@ def test_all_of_the_predicted_fall_comes_true_but_for_the_noise_of_batches(noise
     for _ in range(round(200 * (1.0 - DECAY))):
         optimizer.step(closure())
     assert low <= pace.descent.sure <= high
+
+
+def test_checkpoints_keep_it():
+    def keeper_after(steps, keeper=None, saved=None):
+        begun = keeper or PaceKeeper(dataclasses.asdict(measured(spread=4.0)))
+        optimizer = MeZO([nn.Parameter(torch.ones(3, dtype=torch.float64))], lr=0.5, eps=1e-2)
+        optimizer.register_tell_hook(begun.pace)
+        optimizer.t = steps.start
+        state = TrainerState(global_step=steps.start, max_steps=100, stateful_callbacks=saved or {})
+        begun.on_train_begin(None, state, TrainerControl())
+        rates = []
+        for step in steps:
+            middle = 2.0 - 0.01 * step + 0.003 * (step * 7 % 5)
+            optimizer.tell([middle + 0.02, middle - 0.02])
+            rates.append(optimizer.last_rates[0])
+        return begun, rates
+
+    _, whole = keeper_after(range(100))
+    first, _ = keeper_after(range(60))
+    saved = {"PaceKeeper": json.loads(json.dumps(first.state()))}
+    _, rest = keeper_after(range(60, 100), saved=saved)
+    assert rest == whole[60:]
+    assert max(rest) > 0.5  # it was more than planned

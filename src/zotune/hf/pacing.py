@@ -52,7 +52,7 @@ def steps_again(steps: int) -> set[int]:
 
 
 KEPT: Final = ("spread", "mean", "usual", "steps", "curvature", "variance", "braked", "window", "lowest")
-FALL: Final = ("sure", "points", "part")
+OF_DESCENT: Final = ("sure", "points", "part")
 """What of a pace and of its descent is in checkpoints."""
 
 
@@ -80,7 +80,7 @@ class PaceKeeper(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """For the library's trainer_state.json."""
         kept = {name: getattr(self.pace, name) for name in KEPT}
-        kept |= {name: getattr(self.pace.descent, name) for name in FALL}
+        kept |= {name: getattr(self.pace.descent, name) for name in OF_DESCENT}
         return {"args": self._given, "attributes": {"kept": kept}}
 
     def on_train_begin(
@@ -91,8 +91,10 @@ class PaceKeeper(TrainerCallback, ExportableState):
         saved: Any = state.stateful_callbacks
         kept = saved.get(type(self).__name__, {}).get("attributes", {}).get("kept") if state.global_step else None
         if kept is not None:
-            for name in kept:
-                setattr(self.pace.descent if name in FALL else self.pace, name, kept[name])
+            for name in KEPT:
+                setattr(self.pace, name, kept[name])
+            for name in OF_DESCENT:
+                setattr(self.pace.descent, name, kept[name])
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
