@@ -78,12 +78,10 @@ def run(name: str, options: argparse.Namespace) -> None:
     shared, work = words_of(name, options), options.work / name
     coarse, fine, kept = work / "coarse", work / "fine", options.results / name
     sweep = ("sweep", "--algorithms", METHODS, *shared, "--evaluations", "4", "--init_seed", "7")
-    if not (coarse / "best.json").is_file():
-        command(*sweep, "--space", str(HERE / "spaces.json"), "--runs", RUNS, "--out", str(coarse))
+    command(*sweep, "--space", str(HERE / "spaces.json"), "--runs", RUNS, "--out", str(coarse))
     if name in AT_CHANCE:
         fine = coarse
-    elif not (fine / "best.json").is_file():
-        work.mkdir(parents=True, exist_ok=True)
+    else:
         space = ("--space", str(near(coarse / "best.json", work / "space.json")), "--search", "grid")
         command(*sweep, *space, "--prune", "none", "--confirmations", "2", "--out", str(fine))
     best = ("--settings", str(fine / "best.json"), "--trials", TRIALS, "--evaluations", "6")

@@ -69,9 +69,9 @@ def test_a_rate_waits_with_its_fall_while_the_loss_falls_surely(fall, holds):
         assert rates == pytest.approx([pace.planned(step) for step in range(100)])
 
 
-def test_no_share_is_lifted_above_its_limits_or_in_the_first_half():
+def test_no_share_is_lifted_above_its_limits_or_in_the_first_half(monkeypatch):
     pace = Pace(measured(), total=100)
-    pace.descent.sure = 1.0
+    monkeypatch.setattr(Descent, "sure", 1.0)
     assert pace.lifted(5) == pace.planned(5)
     assert pace.lifted(49) == 1.0
     assert pace.lifted(50) == pace.lifted(99) == pytest.approx(LIFTED / 0.1)
@@ -80,7 +80,7 @@ def test_no_share_is_lifted_above_its_limits_or_in_the_first_half():
     pace._share = 0.3
     assert pace.lifted(50) == 1.0
     assert pace.lifted(99) == pytest.approx(LIFTED / 0.3)
-    pace.descent.sure = 0.1
+    monkeypatch.setattr(Descent, "sure", 0.1)
     assert pace.lifted(85) == pytest.approx(max(0.05 / 0.3, 0.5))
     assert Pace(total=100).lifted(99) == Pace(total=100).planned(99)
 
@@ -106,8 +106,8 @@ def test_all_of_the_predicted_fall_comes_true_but_for_the_noise_of_batches(noise
 
 
 def test_checkpoints_keep_it():
-    def keeper_after(steps, keeper=None, saved=None):
-        begun = keeper or PaceKeeper(dataclasses.asdict(measured(spread=4.0)))
+    def keeper_after(steps, saved=None):
+        begun = PaceKeeper(dataclasses.asdict(measured(spread=4.0)))
         optimizer = MeZO([nn.Parameter(torch.ones(3, dtype=torch.float64))], lr=0.5, eps=1e-2)
         optimizer.register_tell_hook(begun.pace)
         optimizer.t = steps.start

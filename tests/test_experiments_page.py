@@ -31,14 +31,14 @@ def tables(first):
     for block in re.findall(r"(?:^\|.*\n)+", PAGE, re.M):
         lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
         if lines[0][0] == first:
-            found.append((lines[0], [line for line in lines[2:]]))
+            found.append((lines[0], lines[2:]))
     return found
 
 
 def cell_of(case, method, column):
     with (RESULTS / "methods" / case / "runs.csv").open(encoding="utf-8") as file:
         runs = [run for run in csv.DictReader(file) if run["method"] == method]
-    kept = [float(run[column]) for run in runs if run["diverged"] not in ("True", "true", "1", "yes")]
+    kept = [float(run[column]) for run in runs if run["diverged"] == "0"]
     lost = len(runs) - len(kept)
     shown = f"{statistics.fmean(kept):.3f} ± {statistics.stdev(kept):.3f}"
     return shown + (f" ({lost} diverged)" if lost else "")

@@ -28,13 +28,11 @@ class Descent:
     """See the equations above.
 
     Attributes:
-        sure: rho_low; 0 where nothing is certain.
-        points: mean loss and mean D of equal numbers of steps, the latest ones last.
+        points: mean loss and summed D of equal numbers of steps, the latest ones last.
         part: the steps that make the next point.
     """
 
     def __init__(self) -> None:
-        self.sure = 0.0
         self.points: list[list[float]] = []
         self.part: list[list[float]] = []
 
@@ -50,12 +48,16 @@ class Descent:
         together = max(1, steps // POINTS)
         if len(self.part) < together:
             return
-        self.points.append([statistics.fmean(column) for column in zip(*self.part, strict=True)])
+        means, decreases = zip(*self.part, strict=True)
+        self.points.append([statistics.fmean(means), math.fsum(decreases)])
         self.part = []
         self.points = self.points[-max(FEWEST, steps // together) :]
-        self.sure = self._sure(together) if len(self.points) >= FEWEST else 0.0
 
-    def _sure(self, together: int) -> float:
+    @property
+    def sure(self) -> float:
+        """rho_low; 0 where nothing is certain."""
+        if len(self.points) < FEWEST:
+            return 0.0
         losses, predicted = zip(*self.points, strict=True)
         count, mean = len(losses), statistics.fmean(losses)
         places = [place - (count - 1) / 2.0 for place in range(count)]
@@ -63,5 +65,5 @@ class Descent:
         slope = math.fsum(x * (f - mean) for x, f in zip(places, losses, strict=True)) / square
         residuals = math.fsum((f - mean - slope * x) ** 2 for x, f in zip(places, losses, strict=True))
         error = math.sqrt(residuals / (count - 2) / square)
-        whole = statistics.fmean(predicted) * together
+        whole = statistics.fmean(predicted)
         return max(0.0, (-slope - SURE * error) / whole) if whole > 0.0 else 0.0

@@ -52,7 +52,7 @@ def steps_again(steps: int) -> set[int]:
 
 
 KEPT: Final = ("spread", "mean", "usual", "steps", "curvature", "variance", "braked", "window", "lowest")
-OF_DESCENT: Final = ("sure", "points", "part")
+OF_DESCENT: Final = ("points", "part")
 """What of a pace and of its descent is in checkpoints."""
 
 
