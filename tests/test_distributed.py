@@ -95,3 +95,11 @@ def test_needs_a_process_group() -> None:
         pytest.skip("torch.distributed is initialised here.")
     with pytest.raises(ValueError, match=r"needs torch\.distributed: start with torchrun"):
         DataParallel()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not show the names of threads")
+def test_no_thread_of_the_group_outlives_it(ranks: list[dict[str, Any]]) -> None:
+    """A process that exits beside such a thread sometimes aborts, after all of its work."""
+    for rank in ranks:
+        assert rank["threads"]
+        assert not [name for name in rank["threads"] if "gloo" in name]

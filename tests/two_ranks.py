@@ -164,6 +164,11 @@ def measured(rank: int) -> dict[str, Any]:
     return report
 
 
+def threads() -> list[str]:
+    """Names of the process's threads; none where the system does not show them."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)
@@ -176,8 +181,9 @@ def main(rank: int, folder: Path) -> None:
         "nan": not_finite(rank),
         "rate": measured(rank),
     }
-    (folder / f"{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
+    report["threads"] = threads()
+    (folder / f"{rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

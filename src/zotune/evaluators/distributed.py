@@ -17,6 +17,11 @@ from zotune.evaluators.base import Closure, Evaluator, NonFiniteLossError, Write
 from zotune.evaluators.overlay import Overlay
 from zotune.perturbations import Slot
 
+if dist.is_available():
+    # Its functions keep the default group of the moment in which torch imports it by itself, in the first step. Then
+    # destroy_process_group() cannot end the group's threads, and a process that exits beside them sometimes aborts.
+    import torch.distributed.nn.functional
+
 
 class DataParallel(Evaluator):
     """Ranks split the batch; one all-gather of a few floats per step.
