@@ -25,7 +25,8 @@ from zotune.config import ConfigError, compare_from_text, config_from_text
 from zotune.config.compare import CompareConfig, labelled
 from zotune.config.tuned import TUNED_FOR, circumstances, other_than_tuned
 from zotune.hf.pacing import steps_again
-from zotune.reports.comparison.tables import Findings, conclusion
+from zotune.reports.comparison.conclusion import conclusion
+from zotune.reports.comparison.findings import Findings
 
 __all__ = ["shelf", "workshop"]
 

@@ -20,7 +20,7 @@ FEWEST: Final = 12
 POINTS: Final = 64
 """... and at most: of longer stretches each is the mean of several steps, so checkpoints stay small."""
 
-SURE: Final = 2.0
+SURE: Final = 1.0
 """Standard errors below what was seen."""
 
 

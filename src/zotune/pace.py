@@ -22,13 +22,15 @@ A share for what is learnt.  To first order a step would lower the loss by its K
 D_t = s_t sigma K v / h_t, if these were the slopes of all examples and not of one batch; rho is the part of it that
 comes true: the fall of the loss along a line through the last `LOOK` of the run, over the mean of D_t.  The share that
 lowers the loss of all examples most in one step is rho.  In most tasks rho soon drowns in the noise of the batches, and
-small shares that fall to zero are best.  Where it is certain, twice its standard error below what was seen, half of it
-is a share that costs little: in the second half of a run a step takes at least
+small shares that fall to zero are best.  Where it is certain, its standard error below what was seen, half of it is a
+share that costs little: a step then takes at least
 
     min(rho_low / 2, `LIFTED`, `LIFT` sigma),
 
 so the rate of a run whose loss is still falling fast does not fall, and rises where sigma is small (`zotune.descent`).
-Earlier it would rise while the curvature still grows most.
+It does so in the second half of a run, and before that, once it has warmed up, while the curvature is no larger than
+it was at first, as with LoRA mostly: where all weights are trained behind a fresh head it grows for long, and a rate
+that rises meets it.
 
 A limit for single steps: where the root of v is above `LIMIT` times what is usual, the root of a slower running mean,
 the update is as much smaller, unless it is normalised by itself, and the means take the limit for v.  Where the loss
@@ -46,6 +48,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
+from zotune.checks import check_count
 from zotune.descent import Descent
 from zotune.optimizer import ZerothOrder
 from zotune.probing import spread_of
@@ -76,12 +79,12 @@ LOOK: Final = 0.3
 """Share of a run whose losses show how fast they fall."""
 
 SETTLED: Final = 0.5
-"""Share of a run after which a loss that falls surely counts: the curvature grows most before."""
+"""Share of a run after which a loss that falls surely counts, even where the curvature has grown."""
 
-LIFTED: Final = 0.2
+LIFTED: Final = 0.3
 """Largest share of the line search that it allows ..."""
 
-LIFT: Final = 2.0
+LIFT: Final = 3.0
 """... and times sigma that it is at most."""
 
 WINDOWS: Final = 20
@@ -117,6 +120,9 @@ class Pace:
         total: steps of the run: the rate rises in the first `WARM_UP` of them and falls to zero along a line in the
             last `DECAY`; None: it does neither.
 
+    Raises:
+        ValueError: ``total`` is no whole number above zero.
+
     Attributes:
         total: steps of the run.
         spread: v_0, None until it is known.
@@ -125,6 +131,7 @@ class Pace:
         steps: steps that are in it.
         curvature: h, None if none was measured.
         variance: p.
+        looks: measurements of h on the way.
         limited: share of the present step's slope that counts.
         braked: product of all `BRAKE`.
         descent: of the loss, beside what the slopes predict.
@@ -133,11 +140,14 @@ class Pace:
     """
 
     def __init__(self, rate: Rate | None = None, *, total: int | None = None) -> None:
+        if total is not None:
+            check_count("total", total)
         self.total = total
         self.spread: float | None = None
         self.mean, self.usual, self.steps, self._before = 0.0, 0.0, 0, 0
         self.curvature: float | None = None
         self.variance = self._first = 0.0
+        self.looks = 0
         self.limited = self.braked = 1.0
         self.window: list[float] = []
         self.lowest: tuple[float, float] | list[float] | None = None
@@ -174,9 +184,18 @@ class Pace:
     def lifted(self, step: int) -> float:
         """What of sigma a step takes: s_t, or more where the loss falls surely."""
         planned = self.planned(step)
-        if not self._share or self.total is None or step < SETTLED * self.total:
+        if not self._share or self.total is None or step < WARM_UP * self.total:
+            return planned
+        if step < SETTLED * self.total and not self.has_not_grown:
             return planned
         return max(planned, min(self.descent.sure / 2.0, LIFTED, LIFT * self._share) / self._share)
+
+    @property
+    def has_not_grown(self) -> bool:
+        """Whether the curvature, looked at again, is at most what the rate was measured with."""
+        if self.curvature is None or not self.looks:
+            return False
+        return self.curvature + math.sqrt(self.variance) <= self._first
 
     def factor(self, *, normalised: bool = False) -> float:
         """By what the rate is multiplied, with the present mean and curvature."""
@@ -197,10 +216,19 @@ class Pace:
 
         Args:
             value: mean, in loss per eps^2.
-            error: its standard error.
+            error: its standard error; infinite if it is not known.
+
+        Raises:
+            ValueError: the value is no finite number, or the error is negative or NaN.
         """
+        if not math.isfinite(value) or not error >= 0.0:
+            raise ValueError(
+                f"a measured curvature of {value} with the error {error} says nothing: leave it out (present_curvature"
+                " returns None where a loss is not finite)"
+            )
         if self.curvature is None:
             return
+        self.looks += 1
         value = abs(value)  # as before the run: what is concave will not stay so
         old = self.variance + (DRIFT * self.curvature) ** 2
         larger = min(max(1.0, self.curvature / value), FALL) if value else FALL

@@ -168,12 +168,17 @@ def suggest_rate(
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite.
+        TypeError: the optimizer is none of this package, or closures is a single function.
         ValueError: there are fewer than two closures or no such schedule, a number is out of range, or groups differ in
             ``eps``.
     """
+    if not isinstance(optimizer, ZerothOrder):
+        raise TypeError(f"a rate is measured for a method of zotune, and {type(optimizer).__name__} is none")
     if steps is not None:
         check_count("steps", steps)
     check_number("factor", factor, above=0.0)
+    if callable(closures):
+        raise TypeError("closures is one function: give a list, with a closure for each of several batches")
     batches = [Alone(closure) for closure in closures]
     planned = None if steps is None else lambda _: steps
     return measure(optimizer, batches, steps=planned, schedule=schedule, factor=factor).rate
@@ -181,20 +186,23 @@ def suggest_rate(
 
 @held
 @torch.no_grad()
-def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate: Rate) -> Curvature | None:
+def present_curvature(optimizer: ZerothOrder, closures: Iterable[Closure], rate: Rate | None) -> Curvature | None:
     """The curvature as it is now, for `zotune.Pace.measured`: it grows in training, most in the first steps.
 
     Args:
         optimizer: of the run, between two steps. Neither weights nor optimizer change.
         closures: two or more, as for `suggest_rate`; each takes three queries.
-        rate: what was measured before the run.
+        rate: what was measured before the run; None if nothing was.
 
     Returns:
-        The mean along one direction for each closure and its standard error, or None where a loss is NaN or infinite.
+        The mean along one direction for each closure and its standard error, or None where a loss is NaN or infinite,
+        or there is no rate whose curvature could be followed.
 
     Raises:
         ValueError: there are fewer than two closures.
     """
+    if rate is None:
+        return None
     batches = [Alone(closure) for closure in closures]
     if len(batches) < 2:
         raise ValueError("a curvature is measured on batches of the run: give a closure for each of two or more")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from zotune.compare.plan import Cell
 from zotune.compare.running import has_blown, run_folder, state_of
-from zotune.config import MEASURED, ConfigError, shortened
+from zotune.config import LIBRARIES, MEASURED, ConfigError, shortened
 from zotune.hf.pacing import steps_again
 from zotune.reports.rows import Row, read_rows
 from zotune.run.budget import FIRST_ORDER
@@ -53,6 +53,7 @@ class Result:
         evaluations: of the validation rows; "loss", "accuracy" and further metrics.
         training: loss of every step.
         memory_mb: peak, 10**6 bytes; on a CPU that of the whole process.
+        libraries_mb: what the process on a CPU held beside the model before the first step, 0 on a GPU.
         settings: of the run.
         command: words of its command line.
     """
@@ -65,6 +66,7 @@ class Result:
     evaluations: Curve
     training: Curve
     memory_mb: float
+    libraries_mb: float = 0.0
     settings: dict[str, Any]
     command: list[str]
 
@@ -126,6 +128,7 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
         evaluations=_curve(evaluations, passes, seconds, before),
         training=_curve(train, passes, seconds, before),
         memory_mb=max(row["memory_mb"] for row in train + evaluations),
+        libraries_mb=float(config.get(LIBRARIES) or 0.0),
         settings={name: value for name, value in config.items() if name not in ("versions", "checksum")},
         command=["zotune", *cell.words],
     )

@@ -15,7 +15,8 @@ from zotune.compare.running import Runs, others_in
 from zotune.config import AUTO, ConfigError, config_from_text, notices, shortened
 from zotune.config.compare import CompareConfig, read_settings
 from zotune.config.tuned import other_than_tuned
-from zotune.reports.comparison.tables import Findings, conclusion
+from zotune.reports.comparison.conclusion import conclusion
+from zotune.reports.comparison.findings import Findings
 from zotune.reports.comparison.writing import write_report
 from zotune.run.budget import step_costs
 from zotune.run.launch import write_path

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from zotune.config import ConfigError, TrainConfig, config_from_text
-from zotune.config.compare import CompareConfig, Entry, Given, as_words
+from zotune.config import ConfigError, TrainConfig, config_from_text, shortened
+from zotune.config.compare import CompareConfig, Entry, Given, as_words, read_settings
 
 LONGEST_SLUG: Final = 40
 
@@ -57,6 +57,7 @@ def cells_of(config: CompareConfig, shared: Mapping[str, str | bool], out: Path)
         ConfigError: a run's settings cannot be used.
     """
     entries = config.entries()
+    _check_given(config, shared, entries)
     cells = [
         Cell(
             entry=entry,
@@ -70,6 +71,20 @@ def cells_of(config: CompareConfig, shared: Mapping[str, str | bool], out: Path)
     for cell in cells[: len(entries)]:
         _check(cell, len(entries))
     return cells
+
+
+def _check_given(config: CompareConfig, shared: Mapping[str, str | bool], entries: Sequence[Entry]) -> None:
+    """Refuse a flag for all runs that the settings of a method would overrule in silence."""
+    if config.settings is None:
+        return
+    tuned = read_settings(config.settings)
+    for entry in entries:
+        found = tuned.get(entry.label, tuned.get(entry.method, {}))
+        if both := sorted(found.keys() & shared.keys()):
+            raise ConfigError(
+                f"{shortened(config.settings)} has {', '.join(f'--{name}' for name in both)} for {entry.label}, and the"
+                " command gives it for all runs; leave one of them out."
+            )
 
 
 def _given(config: CompareConfig, shared: Mapping[str, str | bool], entry: Entry, trial: int) -> Given:

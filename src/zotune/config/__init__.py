@@ -20,7 +20,7 @@ from zotune.config.text import (
     replay_from_text,
     sweep_from_text,
 )
-from zotune.config.train import AUTO, FLAGS, MEASURED, TrainConfig, dump_settings, load_settings
+from zotune.config.train import AUTO, FLAGS, LIBRARIES, MEASURED, TrainConfig, dump_settings, load_settings
 
 __all__ = [
     "ALGORITHMS",
@@ -34,6 +34,7 @@ __all__ = [
     "INSPECT_FLAGS",
     "LARGEST",
     "LARGEST_ADAPTER",
+    "LIBRARIES",
     "MEASURED",
     "METHOD_FLAGS",
     "REPLAY_FLAGS",

@@ -23,6 +23,9 @@ AUTO: Final = "auto"
 MEASURED: Final = "lr_measured"
 """Key in config.json of what `--lr auto` found."""
 
+LIBRARIES: Final = "libraries_mb"
+"""Key in config.json of what a process on a CPU held beside the model before the first step."""
+
 SCALE: Final = 1e-3
 SCALES: Final = {"lora": 1e-2, "prefix": 1e-1, "prompt": 1e-1}
 """Length of a probe by what is trained, as in the experiments of MeZO (arXiv 2305.17333)."""

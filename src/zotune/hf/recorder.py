@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 if TYPE_CHECKING:
@@ -191,14 +192,25 @@ def peak_memory(device: torch.device) -> int:
     """Peak memory so far, in bytes: allocated by torch on a CUDA device, resident in the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # getrusage also counts what the parent process held at the fork; the peak of this address space does not.
+    return _of_process("VmHWM") or _peak_without_proc()
+
+
+def libraries_memory(model: nn.Module, device: torch.device) -> int:
+    """What the process holds beside a model that has just been loaded, in bytes; 0 on a CUDA device."""
+    if device.type == "cuda":
+        return 0
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return max(0, _of_process("VmRSS") - sum({s.data_ptr(): int(s.nbytes()) for s in storages}.values()))
+
+
+def _of_process(name: str) -> int:
+    """An entry of Linux's account of this process, in bytes; 0 elsewhere."""
     try:
-        # getrusage also counts what the parent process held at the fork; the peak of this address space does not.
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
-        pass
-    return _peak_without_proc()
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
 def _peak_without_proc() -> int:

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from optuna.trial import FrozenTrial, TrialState
 
+from zotune.reports.comparison.charts import WIDE
 from zotune.reports.style import DPI, LIGHT
 from zotune.sweep.draws import Draws
 from zotune.sweep.study import Search, scores_of, spent_by
@@ -30,7 +31,13 @@ def write_sweep(out: Path, searches: Sequence[Search], metric: str) -> None:
     draws = {search.entry.label: search.draws for search in searches}
     (out / "trials.csv").write_text(_rows(trials, draws, metric), encoding="utf-8", newline="")
     for kind in ("png", "svg"):
-        (out / f"sweep.{kind}").write_bytes(_draw(trials, metric, kind))
+        (out / f"sweep.{kind}").write_bytes(_draw(trials, metric, kind, _chosen(searches)))
+
+
+def _chosen(searches: Sequence[Search]) -> dict[str, int]:
+    """Numbers of the best runs of the methods that have one."""
+    best = {search.entry.label: search.best() for search in searches}
+    return {label: trial.number for label, trial in best.items() if trial is not None}
 
 
 def _rows(trials: Mapping[str, list[FrozenTrial]], draws: Mapping[str, Draws], metric: str) -> str:
@@ -57,25 +64,32 @@ def _finite(trial: FrozenTrial) -> bool:
     return trial.value is not None and math.isfinite(trial.value)
 
 
-def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str) -> bytes:
+def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chosen: Mapping[str, int]) -> bytes:
     columns = min(len(trials), _COLUMNS)
     rows = math.ceil(len(trials) / columns)
-    limits = _limits([value for found in trials.values() for _, _, value in _points(found, metric)])
+    values = [point.value for found in trials.values() for point in _points(found, metric)]
+    limits = _limits(values)
+    wide = metric == "loss" and _is_wide(values)
     with mpl.rc_context(LIGHT.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
         figure = Figure(figsize=(max(2.9 * columns, 5.5), 2.7 * rows + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
         every = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
         for axes, (label, found) in zip(every, trials.items(), strict=False):
-            _draw_method(axes, label, _points(found, metric), limits)
+            if wide:
+                axes.set_yscale("log")
+                limits = min(value for value in values if value > 0.0) / 1.5, limits[1]
+            _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits)
         for axes in every[len(trials) :]:
             axes.remove()
         for axes in every[: len(trials) : columns]:
             axes.set_ylabel(f"validation {metric}")
         handles = [
-            Line2D([], [], color=LIGHT.text, linestyle="", marker=marker, markerfacecolor=face, label=name)
-            for name, marker, face in _LEGEND
+            Line2D(
+                [], [], color=LIGHT.text, linestyle="", marker=marker, markerfacecolor=face, label=name, markersize=size
+            )
+            for name, marker, face, size in _LEGEND
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(f"Validation {metric} against the learning rate", fontweight="bold")
         picture = io.BytesIO()
         unchanging = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
@@ -84,20 +98,36 @@ def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str) -> by
 
 
 _LEGEND: Final = (
-    ("finished", "o", LIGHT.text),
-    ("broken off", "o", "none"),
-    ("outside of the figure", "^", "none"),
+    ("finished", "o", LIGHT.text, 5),
+    ("broken off", "o", "none", 5),
+    ("outside of the figure", "^", "none", 5),
+    ("chosen, with its other draws", "o", "none", 10),
 )
 
 
-def _points(trials: list[FrozenTrial], metric: str) -> list[tuple[float, bool, float]]:
-    """Learning rate, whether the run was finished, and the metric; infinity for runs that diverged."""
+class _Point(NamedTuple):
+    """A run: learning rate, whether it was finished and its settings were chosen, the metric; infinity if diverged."""
+
+    rate: float
+    finished: bool
+    chosen: bool
+    value: float
+
+
+def _points(trials: list[FrozenTrial], metric: str, chosen: int | None = None) -> list[_Point]:
     points = []
     for trial in trials:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and "lr" in trial.params:
             finished = trial.state is TrialState.COMPLETE
-            points.append((trial.params["lr"], finished, scores_of(trial).get(metric, math.inf)))
+            value = scores_of(trial).get(metric, math.inf)
+            points.append(_Point(trial.params["lr"], finished, trial.number == chosen, value))
     return points
+
+
+def _is_wide(values: list[float]) -> bool:
+    """Whether losses are so far apart that a logarithmic axis shows more."""
+    kept = [value for value in values if math.isfinite(value)]
+    return bool(kept) and 0.0 < WIDE * min(kept) < max(kept)
 
 
 def _limits(values: list[float]) -> tuple[float, float]:
@@ -123,11 +153,13 @@ def _tick(axes: Axes, rates: list[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_method(axes: Axes, label: str, points: list[tuple[float, bool, float]], limits: tuple[float, float]) -> None:
+def _draw_method(axes: Axes, label: str, points: list[_Point], limits: tuple[float, float]) -> None:
     colour = LIGHT.of(label.split()[0])
     top = limits[1] - 0.03 * (limits[1] - limits[0])
-    for rate, finished, value in points:
+    for rate, finished, chosen, value in points:
         inside = value <= limits[1]
+        if chosen:
+            axes.plot(rate, min(value, top), marker="o", markersize=10, color=LIGHT.text, markerfacecolor="none")
         axes.plot(
             rate,
             value if inside else top,
@@ -138,7 +170,7 @@ def _draw_method(axes: Axes, label: str, points: list[tuple[float, bool, float]]
             linestyle="",
         )
     axes.set_xscale("log")
-    _tick(axes, [rate for rate, _, _ in points])
+    _tick(axes, [point.rate for point in points])
     axes.set_ylim(*limits)
     axes.set_title(label.replace("$", r"\$"), fontsize=10)
     axes.set_xlabel("learning rate")

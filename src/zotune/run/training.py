@@ -15,11 +15,11 @@ import transformers
 from rich.console import Console
 from transformers import TrainerCallback
 
-from zotune.config import AUTO, LARGEST, MEASURED, TRAJECTORY, ConfigError, TrainConfig
+from zotune.config import AUTO, LARGEST, LIBRARIES, MEASURED, TRAJECTORY, ConfigError, TrainConfig
 from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
-from zotune.hf.recorder import RunRecorder
+from zotune.hf.recorder import RunRecorder, libraries_memory
 from zotune.hf.trainer import OptimizerFactory, ZOTrainer
 from zotune.reports.curves import draw_curves
 from zotune.reports.summary import build_summary
@@ -271,6 +271,7 @@ class TrainingRun:
                 "steps_per_epoch": steps_per_epoch(config, rows),
                 "processes": machine.processes,
                 "device_used": str(machine.device),
+                LIBRARIES: round(libraries_memory(parts.model, machine.device) / 1e6, 1),
                 **self._measured,
                 DATA: rows_digest(*parts.rows),
                 OPTIONS: config.library_options(),

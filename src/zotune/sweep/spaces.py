@@ -26,7 +26,6 @@ from zotune.config.flags import Kind
 
 DECADES: Final = 2.0
 MEASURED: Final = (1.5, 1.0)
-_ADAPTERS: Final = ("lora", "prefix", "prompt")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zotune import NonFiniteLossError
+from zotune.compare.running import has_blown
 from zotune.config import TrainConfig
 from zotune.run.budget import FIRST_ORDER
 from zotune.run.training import TrainingRun
@@ -44,12 +45,14 @@ class Watcher(TrainerCallback):
 
     Attributes:
         latest: metrics of the last evaluation.
+        seen: metrics of all evaluations.
         spent: forward passes of one example so far.
         folder: of the run, once it has ended.
     """
 
     def __init__(self, metric: str, settings: TrainConfig, trial: optuna.Trial | None = None) -> None:
         self.latest: dict[str, float] = {}
+        self.seen: list[dict[str, float]] = []
         self.spent = 0
         self.folder: Path | None = None
         self._trial, self._metric = trial, metric
@@ -59,10 +62,10 @@ class Watcher(TrainerCallback):
 
     @property
     def value(self) -> float:
-        """The metric in the end; the worst there is if the run diverged."""
+        """The metric in the end; the worst there is if the run diverged, as a comparison has it."""
         worst = math.inf if self._metric == "loss" else -math.inf
         value = self.latest.get(self._metric, math.nan)
-        return worst if math.isnan(value) else value
+        return worst if math.isnan(value) or has_blown(self.seen) else value
 
     def attach(self, trainer: Any) -> None:
         """Remember whose counts are told."""
@@ -82,6 +85,7 @@ class Watcher(TrainerCallback):
     ) -> None:
         """Tell, and ask."""
         self.latest = {name.removeprefix("eval_"): float(value) for name, value in (metrics or {}).items()}
+        self.seen.append(self.latest)
         if self._trial is None or state.global_step == 0 or self._metric not in self.latest:
             return
         self._evaluations += 1

@@ -22,6 +22,9 @@ from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
 BINS: Final = 50
 """Shares of the budget that the losses of steps are averaged over."""
 
+WIDE: Final = 20.0
+"""Largest over smallest mean loss from which on the axis is logarithmic."""
+
 _FEW: Final = 4
 """Methods whose bands may be as dark as they like; those of more would cover each other."""
 
@@ -78,7 +81,7 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
             axes.set_xlabel(_AGAINST[against])
         both[0].set_ylabel(chart.label)
         if chart.metric == "loss":
-            _keep_in_sight(both[0], [_curve(chart, result).values["loss"] for result in results if not result.diverged])
+            _scale(both[0], [_curve(chart, result).values["loss"] for result in results if not result.diverged])
         figure.suptitle(title.replace("$", r"\$"), fontsize=12, fontweight="bold")
         handles, labels = both[0].get_legend_handles_labels()
         columns = min(len(labels), 5) or 1
@@ -126,10 +129,17 @@ def _has_bands(results: Sequence[Result]) -> bool:
     return len(set(labels)) < len(labels)
 
 
-def _keep_in_sight(axes: Axes, losses: Sequence[Numbers]) -> None:
-    """End the axis where a loss that shoots up would press all others to the ground."""
+def _scale(axes: Axes, losses: Sequence[Numbers]) -> None:
+    """A logarithmic axis where the means of methods are decades apart; and its end where a loss that shoots up would
+    press all others to the ground."""
+    means = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.empty(0)])
     first = [float(values[0]) for values in losses if len(values)]
-    if first and axes.get_ylim()[1] > (top := BLOWN * float(np.mean(first))) > 0.0:
+    top = BLOWN * float(np.mean(first)) if first else 0.0
+    if len(means) and 0.0 < WIDE * float(means.min()) < min(float(means.max()), top):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_ylim(float(means.min()) / 2.0, min(2.0 * float(means.max()), top))
+    elif axes.get_ylim()[1] > top > 0.0:
         axes.set_ylim(0.0, top)
 
 

@@ -8,7 +8,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from zotune.reports.comparison.tables import NONE, Table
+from zotune.reports.comparison.findings import NONE, Table
 
 _STYLE: Final = """
 :root { color-scheme: light dark;
@@ -27,7 +27,8 @@ p.note { font-size: .875rem; margin: .5rem 0 0; max-width: 62rem; }
 ul.said { margin: 1.25rem 0; padding: 1rem 1rem 1rem 2.25rem; background: var(--raised); border-radius: 8px; }
 ul.said li + li { margin-top: .4rem; }
 figure { margin: 1.5rem 0; }
-figure img { width: 100%; height: auto; display: block; }
+figure { overflow-x: auto; }
+figure img { width: 100%; min-width: 640px; height: auto; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -116,7 +117,7 @@ def _table(table: Table, colours: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _class(cell: str) -> str:
-    return ' class="words"' if len(cell) > 40 else ""
+    return ' class="words"' if len(cell) > 40 or "measured" in cell else ""
 
 
 def as_markdown(report: Report) -> str:

@@ -12,8 +12,9 @@ from typing import Final
 from zotune.compare.curves import Curve, Numbers, Result
 from zotune.config.compare import DERIVED
 from zotune.reports.comparison.charts import Chart, charts_of, draw
+from zotune.reports.comparison.findings import Findings
 from zotune.reports.comparison.page import Report, as_html, as_markdown
-from zotune.reports.comparison.tables import Findings, tables_of
+from zotune.reports.comparison.tables import tables_of
 from zotune.reports.style import DARK, LIGHT
 
 PAGE: Final = "report.html"

@@ -1,0 +1,134 @@
+"""What the methods of a comparison took, and the settings that they ran with, as tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+from zotune.compare.curves import Result
+from zotune.compare.statistics import mean_of
+from zotune.config import ALGORITHMS
+from zotune.reports.comparison.findings import (
+    NONE,
+    TIMES,
+    Findings,
+    Table,
+    has_own_rate,
+    last,
+    listed,
+    or_none,
+    setting,
+    shares_taken,
+    untuned,
+)
+
+SMALLEST_MB: Final = 100.0
+"""Memory of model and training from which on its ratio is more than the noise of a process."""
+
+
+def cost_table(findings: Findings) -> Table:
+    """Memory, passes and seconds."""
+    against = "ZO" if "ZO" in findings.by_label else findings.reference
+    base = _training_memory(findings.by_label.get(against, []))
+    on_cpu = any(result.libraries_mb for results in findings.by_label.values() for result in results)
+    told = base >= SMALLEST_MB or not on_cpu
+    rows = []
+    for label, results in findings.by_label.items():
+        own = _training_memory(results)
+        passes = mean_of([1e3 * last(r.training.seconds) / last(r.training.cost) for r in results if not r.diverged])
+        rows.append(
+            (
+                label,
+                or_none(_memory(results), lambda x: f"{x:,.0f}"),
+                *([or_none(own, lambda x: f"{x:,.0f}")] if on_cpu else []),
+                or_none(own / base, lambda x: f"{x:.2f}{TIMES}") if told else NONE,
+                or_none(mean_of([last(r.training.cost) for r in results]).mean, lambda x: f"{x:,.0f}"),
+                or_none(mean_of([last(r.training.step) for r in results]).mean, lambda x: f"{x:,.0f}"),
+                or_none(mean_of([last(r.training.seconds) for r in results]).mean, lambda x: f"{x:.1f}"),
+                or_none(passes.mean, lambda x: f"{x:.3f}"),
+            )
+        )
+    note = "Largest peak of the runs: what torch allocated on the GPU." if not on_cpu else _OF_A_PROCESS
+    if not told:
+        note += f" {against} has less than {SMALLEST_MB:g} MB of it, which says nothing beside the libraries' own."
+    note += " Seconds are of training, without evaluations; runs at once share the machine."
+    head = (
+        "method",
+        "peak memory (MB)",
+        *(["without libraries (MB)"] if on_cpu else []),
+        f"ratio to {against}",
+        "forward passes",
+        "steps",
+        "seconds",
+        "seconds per 1,000 passes",
+    )
+    return Table("Memory and time", head, tuple(rows), note)
+
+
+_OF_A_PROCESS: Final = (
+    "Peak memory is the largest of the runs, of the whole process; without what it held beside the model before the"
+    " first step it is that of model and training, and the ratio is of that (zotune bench measures it more exactly)."
+)
+
+
+def _training_memory(results: Sequence[Result]) -> float:
+    """Median over the runs of the peak without the libraries."""
+    return statistics.median([r.memory_mb - r.libraries_mb for r in results]) if results else math.nan
+
+
+def settings_table(findings: Findings) -> Table:
+    """Rates and what else each method ran with."""
+    rows = []
+    for label, results in findings.by_label.items():
+        if not results:
+            continue
+        settings = {**results[0].settings, "lr": _rates(results)}
+        algorithm = ALGORITHMS[results[0].algorithm]
+        named = ("perturbation_scale", "num_queries") if algorithm.zeroth_order else ()
+        first = ("lr", "lr_scheduler_type", *named, "batchsize")
+        hidden = {"backend", "noise", "clipping", "anchor"} | (set() if settings.get("momentum") else {"momentum_bits"})
+        others = sorted(algorithm.flags - set(first) - hidden)
+        rest = ", ".join(
+            f"{name} {setting(settings[name])}" for name in others if settings.get(name) not in (None, False)
+        )
+        rows.append(
+            (
+                label,
+                *(setting(settings[name]) if name in settings and name in first else NONE for name in _FIRST),
+                rest,
+            )
+        )
+    return Table("Settings", ("method", *_FIRST, "others of the method"), tuple(rows), _of_rates(findings))
+
+
+def _of_rates(findings: Findings) -> str:
+    """Where the rates of the runs come from."""
+    said = []
+    if taken := [share for found in findings.by_label.values() for share in shares_taken(found)]:
+        said.append(
+            f"Measured rates are those of --lr auto, each trial its own, and took up to {max(taken):.0%} of the budget."
+        )
+    chosen = [label for label, found in findings.by_label.items() if found and has_own_rate(found)]
+    if chosen:
+        said.append(f"The rates of {listed(chosen)} were given, by --lr or --settings.")
+    if names := untuned(findings):
+        said.append(f"{listed(names)}: the default, a constant.")
+    return " ".join(said)
+
+
+_FIRST: Final = ("lr", "lr_scheduler_type", "perturbation_scale", "num_queries", "batchsize")
+
+
+def _rates(results: Sequence[Result]) -> str:
+    """The rate of the runs of a method, or from what to what it goes where each has measured its own."""
+    rates = sorted(float(result.settings["lr"]) for result in results)
+    if not shares_taken(results):
+        return setting(rates[0])
+    ends = dict.fromkeys(f"{rate:.2g}" for rate in (rates[0], rates[-1]))
+    return " to ".join(ends) + ", measured"
+
+
+def _memory(results: Sequence[Result]) -> float:
+    return max((result.memory_mb for result in results), default=math.nan)
