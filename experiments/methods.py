@@ -1,13 +1,13 @@
 """All methods, tuned at equal budget and compared over five trials: the page of the experiments.
 
-    python experiments/methods.py --data FOLDER --models FOLDER [--only NAME ...] [--work FOLDER]
+    python experiments/methods.py --data FOLDER --models FOLDER [--only NAME ...] [--first] [--work FOLDER]
 
 For each case three commands: `zotune sweep` over two decades (the rate of each method, with other heads, directions and
 order than those of the comparison, and other examples as far as there are more: --init_seed 7), `zotune sweep` again
 over seven rates about the best of them, and `zotune compare` with the best settings.  Where everything stays at chance
 (AT_CHANCE) the second search is left out.  What is finished is not done again.
 Keeps report.md, figures, tables of runs, the tried settings and the best ones in experiments/results/methods/NAME, of
-the first search in its folder coarse.
+the first search in its folder coarse (with ``--first`` also the comparison of what that one found).
 """
 
 from __future__ import annotations
@@ -84,16 +84,23 @@ def run(name: str, options: argparse.Namespace) -> None:
     else:
         space = ("--space", str(near(coarse / "best.json", work / "space.json")), "--search", "grid")
         command(*sweep, *space, "--prune", "none", "--confirmations", "2", "--out", str(fine))
-    best = ("--settings", str(fine / "best.json"), "--trials", TRIALS, "--evaluations", "6")
-    command("compare", "--algorithms", METHODS, *shared, *best, "--out", str(work / "compare"))
-    keep(fine, kept, options)
-    keep(work / "compare", kept, options)
     if fine != coarse:
         keep(coarse, kept / "coarse", options)
+        if options.first:
+            keep(compared(shared, coarse, work / "compare-coarse"), kept / "coarse", options)
+    keep(fine, kept, options)
+    keep(compared(shared, fine, work / "compare"), kept, options)
     (kept / "figures").mkdir(exist_ok=True)
     for picture in (work / "compare" / "figures").glob("*.png"):
         if "-dark" not in picture.name:
             shutil.copy(picture, kept / "figures" / picture.name)
+
+
+def compared(shared: list[str], search: Path, out: Path) -> Path:
+    """Compare with the best settings of a search; the folder."""
+    best = ("--settings", str(search / "best.json"), "--trials", TRIALS, "--evaluations", "6")
+    command("compare", "--algorithms", METHODS, *shared, *best, "--out", str(out))
+    return out
 
 
 def keep(folder: Path, kept: Path, options: argparse.Namespace) -> None:
@@ -113,6 +120,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="holds a folder for each task (glue/sst2, super_glue/rte ...)")
     parser.add_argument("--models", type=Path, help="holds llama-stories260K")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--first", action="store_true", help="compare with what the first search found as well")
     parser.add_argument("--work", type=Path, default=Path("results/methods"))
     parser.add_argument("--results", type=Path, default=HERE / "results" / "methods")
     options = parsed(parser)

@@ -82,6 +82,10 @@ TEST: dict[str, dict[str, Any]] = {
     "decoder qnli full": {"task": "qnli", **FULL},
     "decoder boolq lora": {"task": "boolq", **LORA},
     "decoder mnli lora": {"task": "mnli", **LORA},
+    "decoder rte lora": {"task": "rte", **LORA},
+    "decoder cola lora": {"task": "cola", **LORA},
+    "decoder cb prefix": {"task": "cb", **PREFIX},
+    "decoder cb partial": {"task": "cb", **PARTIAL},
     "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",

@@ -21,11 +21,14 @@ class Algorithm:
     left out (0: not a zeroth-order method) and `query_rule` the counts that are possible: at least `query_minimum`,
     and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` is the
     rate of a zeroth-order method where none can be measured, and of the others where `--lr` is left out;
-    `lr_embedded` that of the latter with the embedded model.
+    `lr_lora` and `lr_prefix` those of the latter with adapters, the middle of the lists of MeZO's paper for first-order
+    runs (arXiv 2305.17333, appendix E.3), and `lr_embedded` with the embedded model (experiments/first_order.py).
     """
 
     flags: frozenset[str]
     lr: float
+    lr_lora: float = 0.0
+    lr_prefix: float = 0.0
     lr_embedded: float = 0.0
     queries: int = 0
     query_minimum: int = 0
@@ -39,6 +42,12 @@ class Algorithm:
         above = queries - self.query_minimum
         regular = above >= 0 and above % self.query_multiple == 0
         return regular or (self.query_pairs and queries >= 2 and queries % 2 == 0)
+
+    def first_order_rate(self, model_name: str, trained: str) -> float:
+        """Where `--lr` is left out; ``trained`` is "full", "lora" or "prefix"."""
+        if model_name == EMBEDDED:
+            return self.lr_embedded
+        return {"lora": self.lr_lora, "prefix": self.lr_prefix}.get(trained, self.lr)
 
     @property
     def zeroth_order(self) -> bool:
@@ -108,11 +117,15 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "FOSGD": Algorithm(
         flags=frozenset({"momentum", "clipping"}),
         lr=1e-3,
+        lr_lora=1e-2,
+        lr_prefix=1e-2,
         lr_embedded=3e-2,
     ),
     "FOAdam": Algorithm(
         flags=frozenset({"eps", "clipping"}),
         lr=1e-5,
+        lr_lora=3e-4,
+        lr_prefix=1e-2,
         lr_embedded=1e-3,
     ),
 }

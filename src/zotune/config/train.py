@@ -305,7 +305,7 @@ class TrainConfig:
         """
         checks.check_choices(self)
         algorithm = ALGORITHMS[self.algorithm]
-        first_order = algorithm.lr_embedded if self.model_name == EMBEDDED else algorithm.lr
+        first_order = algorithm.first_order_rate(self.model_name, self.trained)
         lr = _default(self.lr, AUTO if algorithm.zeroth_order else first_order)
         return dataclasses.replace(
             self,
@@ -323,6 +323,13 @@ class TrainConfig:
     def validate(self) -> None:
         """Raise `ConfigError` with one sentence for the first setting that cannot be used."""
         checks.check(self)
+
+    @property
+    def trained(self) -> str:
+        """What is trained, as the papers' lists tell it apart: "full", "lora" or "prefix"."""
+        if self.tuning in ("prefix", "prompt"):
+            return "prefix"
+        return "full" if self.tuning in (None, "full", "partial", "head") else "lora"
 
     @property
     def source(self) -> str | Path:

@@ -99,13 +99,6 @@ _FIRST_ORDER: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
 """Whether the model is a masked one; what is trained."""
 
 
-def kind_of(config: TrainConfig) -> str:
-    """What is trained, as the papers' lists tell it apart: "full", "lora" or "prefix"."""
-    if config.tuning in ("prefix", "prompt"):
-        return "prefix"
-    return "lora" if config.adapter is not None and config.tuning != "head" else "full"
-
-
 def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -> Space:
     """Ranges for TPE, without what the entry has fixed.
 
@@ -126,7 +119,7 @@ def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -
         other = config.lr_mezosvrg_mb if measured is None else measured
         assert other is not None
         space["lr_mezosvrg_mb"] = Range(other * 10**-down, other * 10**up)
-    if kind_of(config) != "full" and config.zeroth_order:
+    if config.trained != "full" and config.zeroth_order:
         space["perturbation_scale"] = Choice((1e-3, 1e-2, 1e-1))
     space |= _OTHERS.get(config.algorithm, {})
     return {name: choice for name, choice in space.items() if name not in entry.given}
@@ -142,7 +135,7 @@ def grid_of(entry: Entry, config: TrainConfig, *, masked: bool, fixed: Collectio
         fixed: flags that are given for all methods, besides those of the entry.
     """
     fixed = {*fixed, *entry.given}
-    kind = kind_of(config)
+    kind = config.trained
     rates: tuple[float, ...] = _RATES[masked][kind]
     if config.algorithm in ("ZOAdam", "LOREN", "HiZOO"):
         rates = (float(f"{10 * rates[0]:.6g}"), *rates)

@@ -1,0 +1,178 @@
+"""What the report of a comparison says of costs, targets, rates and small numbers of trials; its axes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from optuna.trial import create_trial
+
+from zotune.compare.curves import Curve, Result
+from zotune.compare.plan import cells_of
+from zotune.config import ConfigError, TrainConfig
+from zotune.config.compare import CompareConfig
+from zotune.reports.comparison.charts import _scale
+from zotune.reports.comparison.conclusion import conclusion
+from zotune.reports.comparison.costs import SMALLEST_MB, cost_table, settings_table
+from zotune.reports.comparison.findings import NONE, Findings
+from zotune.reports.comparison.tables import tables_of
+from zotune.reports.sweep import _draw
+from zotune.sweep.watching import Watcher
+
+
+def a_result(label, trial, losses, *, algorithm="ZO", memory=1000.0, libraries=0.0, command=()):
+    step = np.arange(len(losses), dtype=float)
+    own = Curve(cost=100 * step, step=step, seconds=step, values={"loss": np.array(losses, dtype=float)})
+    return Result(
+        label=label,
+        algorithm=algorithm,
+        method=label,
+        trial=trial,
+        diverged=False,
+        evaluations=own,
+        training=own,
+        memory_mb=memory,
+        libraries_mb=libraries,
+        settings={"lr": 0.001234567, "lr_scheduler_type": "constant", "batchsize": 16},
+        command=list(command),
+    )
+
+
+def found(**by_label):
+    reference = next(iter(by_label))
+    return Findings(by_label=by_label, reference=reference, aim=None, trials=len(by_label[reference]))
+
+
+def table(findings, title):
+    return next(one for one in tables_of(findings) if one.title.startswith(title))
+
+
+# ------------------------------------------------------------------------------------------------------ sentences
+
+
+def test_one_method_is_no_winner_and_has_no_differences():
+    findings = found(ZO=[a_result("ZO", trial, [1.0, 0.5]) for trial in range(3)])
+    said = conclusion(findings, 100)
+    assert said == ["At a budget of 100 forward passes ZO has a mean validation loss of 0.5000 ± 0.0000."]
+    assert not [one for one in tables_of(findings) if one.title.startswith("Difference")]
+
+
+def test_few_trials_are_in_the_sentence_itself():
+    pairs = {
+        label: [a_result(label, trial, [1.0, end]) for trial in range(2)] for label, end in (("ZO", 0.5), ("B", 0.4))
+    }
+    first, last = conclusion(found(**pairs), 100)
+    assert "B has the lowest mean validation loss" in first
+    assert first.endswith("by two trials only.")
+    assert last == "Two trials cannot tell methods apart; --trials 5 begins to."
+
+
+def test_what_was_better_before_the_end_is_said():
+    rose = [a_result("ZO", trial, [1.0, 0.2, 0.4]) for trial in range(3)]
+    fell = [a_result("B", trial, [1.0, 0.5, 0.47]) for trial in range(3)]
+    said = [sentence for sentence in conclusion(found(ZO=rose, B=fell), 200) if "before the end" in sentence]
+    assert said == [
+        "ZO had a lower validation loss before the end: 0.2000 after 100 forward passes, 0.4000 in the end."
+    ]
+
+
+@pytest.mark.parametrize(("command", "untuned"), [((), True), (("zotune", "train", "--lr", "1e-4"), False)])
+def test_a_first_order_rate_that_nobody_tuned_is_said(command, untuned):
+    adam = [a_result("FOAdam", trial, [1.0, 0.3], algorithm="FOAdam", command=command) for trial in range(3)]
+    findings = found(ZO=[a_result("ZO", trial, [1.0, 0.5]) for trial in range(3)], FOAdam=adam)
+    assert any("FOAdam ran at its default rate" in sentence for sentence in conclusion(findings, 100)) == untuned
+    note = settings_table(findings).note
+    assert ("FOAdam: the default" in note) == untuned
+    assert ("The rates of FOAdam were given" in note) != untuned
+    assert "measured" not in note.lower(), "no run has measured its rate"
+    assert settings_table(findings).rows[0][1] == "0.001235"
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def test_equal_differences_have_no_interval():
+    pairs = {
+        label: [a_result(label, trial, [1.0, end]) for trial in range(3)] for label, end in (("ZO", 0.5), ("B", 0.25))
+    }
+    assert table(found(**pairs), "Difference").rows == (("B", "-0.2500"),)
+
+
+def test_a_target_reached_at_once_has_no_speed_up():
+    late = [a_result("ZO", trial, [1.0, 0.9, 0.5]) for trial in range(3)]
+    soon = [a_result("B", trial, [1.0, 0.4, 0.4]) for trial in range(3)]
+    assert table(found(ZO=late, B=soon), "To a validation").rows[1][3].startswith("2.00")
+    turned = table(found(B=soon, ZO=late), "To a validation")
+    assert {row[3] for row in turned.rows} == {NONE}
+    assert "give more --evaluations" in turned.note
+
+
+def test_what_a_run_began_with_is_no_target():
+    """The worst end is above the best beginning: at chance, whatever the means are."""
+    ends = [a_result("ZO", 0, [0.70, 0.69]), a_result("ZO", 1, [0.68, 0.67]), a_result("ZO", 2, [0.69, 0.66])]
+    assert found(ZO=ends).targets() == []
+
+
+@pytest.mark.parametrize(("own", "ratio"), [(SMALLEST_MB / 2, NONE), (2 * SMALLEST_MB, "3.00\N{MULTIPLICATION SIGN}")])
+def test_memory_on_a_cpu_is_without_the_libraries(own, ratio):
+    small = [a_result("ZO", trial, [1.0, 0.5], memory=700 + own, libraries=700.0) for trial in range(3)]
+    large = [a_result("B", trial, [1.0, 0.5], memory=600 + 3 * own, libraries=600.0) for trial in range(3)]
+    found_here = cost_table(found(ZO=small, B=large))
+    row = found_here.rows[1]
+    assert row[:4] == ("B", f"{600 + 3 * own:,.0f}", f"{3 * own:,.0f}", ratio)
+    assert ("says nothing" in found_here.note) == (ratio == NONE)
+    on_gpu = cost_table(found(ZO=[dataclasses.replace(one, libraries_mb=0.0) for one in small]))
+    assert on_gpu.head[2] == "ratio to ZO"
+
+
+# ----------------------------------------------------------------------------------------------------------- axes
+
+
+@pytest.mark.parametrize(("losses", "scale"), [([1.0, 0.01], "log"), ([1.0, 0.2], "linear"), ([1.0, 0.0], "linear")])
+def test_losses_decades_apart_have_a_logarithmic_axis(losses, scale):
+    axes = Figure().subplots()
+    axes.plot([0, 1], losses)
+    _scale(axes, [np.array(losses)])
+    assert axes.get_yscale() == scale
+    if scale == "log":
+        assert axes.get_ylim()[0] <= 0.01 < 1.0 <= axes.get_ylim()[1]
+
+
+def test_a_search_over_decades_of_loss_can_be_drawn():
+    from optuna.distributions import FloatDistribution
+
+    trials = [
+        create_trial(
+            params={"lr": rate},
+            distributions={"lr": FloatDistribution(1e-6, 1.0, log=True)},
+            value=loss,
+            user_attrs={"scores": {"loss": loss}},
+        )
+        for rate, loss in ((1e-3, 1.0), (1e-2, 0.001), (1e-1, float("inf")))
+    ]
+    picture = _draw({"ZO": trials}, "loss", "svg", {"ZO": 0})
+    assert picture.startswith(b"<?xml")
+
+
+# --------------------------------------------------------------------------------------------------------- searches
+
+
+@pytest.mark.parametrize(("losses", "value"), [([1.0, 0.5], 0.5), ([1.0, 5.0, 0.9], np.inf), ([1.0, 3.5], np.inf)])
+def test_a_run_that_lost_what_it_began_with_is_diverged_in_a_search_too(losses, value):
+    watcher = Watcher("loss", TrainConfig().resolved())
+    for number, loss in enumerate(losses):
+        state = type("State", (), {"global_step": number, "max_steps": 10})
+        watcher.on_evaluate(None, state, None, metrics={"eval_loss": loss})
+    assert watcher.value == value
+
+
+def test_a_flag_that_the_settings_would_overrule_is_refused(tmp_path):
+    best = tmp_path / "best.json"
+    best.write_text(json.dumps({"ZO": {"lr": 0.5}}))
+    config = CompareConfig(algorithms="ZO,LOZO", settings=best)
+    with pytest.raises(ConfigError, match=r"best\.json has --lr for ZO, and the command gives it for all runs"):
+        cells_of(config, {"lr": "0.1"}, tmp_path)
+    assert cells_of(config, {"init_seed": "3"}, tmp_path)[0].given["lr"] == "0.5"
+    own = CompareConfig(algorithms="ZO --lr 0.25,LOZO", settings=best)
+    assert cells_of(own, {}, tmp_path)[0].given["lr"] == "0.25"
