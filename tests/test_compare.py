@@ -220,7 +220,7 @@ def test_sentences_need_three_trials_and_correct_for_the_number_of_methods():
     assert "clearly apart from the other (paired differences; 95 %" in conclusion(findings(5, 5.0), 96)[0]
     few = conclusion(findings(2, 5.0), 96)
     assert "apart" not in few[0]
-    assert few[-1] == "There are 2 trials of each method, which cannot tell methods apart; --trials 5 begins to."
+    assert few[-1] == "Two trials cannot tell methods apart; --trials 5 begins to."
     pair = findings(4, 0.1, methods=9).by_label
     alone = difference(pair["m8"], pair["m0"], "loss")
     among = difference(pair["m8"], pair["m0"], "loss", comparisons=8)

@@ -79,6 +79,8 @@ def test_before_the_middle_a_share_is_lifted_only_where_the_curvature_has_not_gr
     assert pace.lifted(5) == pace.planned(5)  # it warms up all the same
     assert pace.lifted(49) == pytest.approx(LIFTED / 0.1 if early else 1.0)
     assert pace.lifted(50) == pytest.approx(LIFTED / 0.1)
+    assert pace.lifted(49, normalised=True) == 1.0
+    assert pace.lifted(50, normalised=True) == pytest.approx(LIFTED / 0.1)
 
 
 def test_no_share_is_lifted_above_its_limits(monkeypatch):

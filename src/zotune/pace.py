@@ -30,11 +30,16 @@ share that costs little: a step then takes at least
 so the rate of a run whose loss is still falling fast does not fall, and rises where sigma is small (`zotune.descent`).
 It does so in the second half of a run, and before that, once it has warmed up, while the curvature is no larger than
 it was at first, as with LoRA mostly: where all weights are trained behind a fresh head it grows for long, and a rate
-that rises meets it.
+that rises meets it.  An update that is normalised by itself walks as far on a batch without a slope as on any, so its
+rate waits for the second half in any case.
 
 A limit for single steps: where the root of v is above `LIMIT` times what is usual, the root of a slower running mean,
 the update is as much smaller, unless it is normalised by itself, and the means take the limit for v.  Where the loss
 has become steep, which is how a run is lost within a few dozen steps, the weights then move at the speed they had.
+
+Curvature and squared slopes grow together where a loss becomes steep (as in the matrix of Gauss and Newton), and h_t is
+as old as its last measurement: where the mean of v is more than `LIMIT` times what it was then, h_t counts as larger by
+what it is above that.
 
 A brake for what no curvature shows: the losses of a run's steps are averaged over windows of a twentieth of it, and
 where the mean of one is above the lowest one before by more than `SURE` standard errors of their difference, the rate
@@ -73,7 +78,7 @@ MEASURED: Final = 4
 """Steps that the measured v_0 counts as in the running mean."""
 
 LIMIT: Final = 2.0
-"""Times what is usual that the slope of a step counts as at most."""
+"""Times what is usual that the slope of a step counts as at most, and that v may grow before h is taken to do so."""
 
 LOOK: Final = 0.3
 """Share of a run whose losses show how fast they fall."""
@@ -132,6 +137,7 @@ class Pace:
         curvature: h, None if none was measured.
         variance: p.
         looks: measurements of h on the way.
+        then: mean of v at the last of them.
         limited: share of the present step's slope that counts.
         braked: product of all `BRAKE`.
         descent: of the loss, beside what the slopes predict.
@@ -147,7 +153,7 @@ class Pace:
         self.mean, self.usual, self.steps, self._before = 0.0, 0.0, 0, 0
         self.curvature: float | None = None
         self.variance = self._first = 0.0
-        self.looks = 0
+        self.looks, self.then = 0, 0.0
         self.limited = self.braked = 1.0
         self.window: list[float] = []
         self.lowest: tuple[float, float] | list[float] | None = None
@@ -156,7 +162,7 @@ class Pace:
             self._first = rate.curvature + rate.error
             self.curvature, self.variance = max(rate.curvature, self._least), rate.error**2
             if rate.spread > 0.0:
-                self.spread = self.mean = self.usual = rate.spread
+                self.spread = self.mean = self.usual = self.then = rate.spread
                 self._before = MEASURED  # the measurement counts as so many steps
         self._step = -1  # whose update is being made
 
@@ -166,7 +172,7 @@ class Pace:
             self._take(optimizer, losses)
             self._step = optimizer.t
         normalised = is_normalised(optimizer)
-        factor = self.factor(normalised=normalised) * self.lifted(optimizer.t)
+        factor = self.factor(normalised=normalised) * self.lifted(optimizer.t, normalised=normalised)
         factor *= 1.0 if normalised else self.limited
         for group in optimizer.param_groups:
             group["lr"] = float(group["lr"]) * factor
@@ -181,12 +187,12 @@ class Pace:
         falling = (self.total - step) / max(1.0, DECAY * self.total)
         return max(0.0, min(1.0, rising, falling))
 
-    def lifted(self, step: int) -> float:
+    def lifted(self, step: int, *, normalised: bool = False) -> float:
         """What of sigma a step takes: s_t, or more where the loss falls surely."""
         planned = self.planned(step)
         if not self._share or self.total is None or step < WARM_UP * self.total:
             return planned
-        if step < SETTLED * self.total and not self.has_not_grown:
+        if step < SETTLED * self.total and (normalised or not self.has_not_grown):
             return planned
         return max(planned, min(self.descent.sure / 2.0, LIFTED, LIFT * self._share) / self._share)
 
@@ -201,7 +207,8 @@ class Pace:
         """By what the rate is multiplied, with the present mean and curvature."""
         factor = 1.0
         if self.curvature is not None:
-            factor = self._first / (self.curvature + math.sqrt(self.variance))
+            steeper = self.mean / (LIMIT * self.then) if self.then else 1.0
+            factor = self._first / (self.curvature + math.sqrt(self.variance)) / max(1.0, steeper)
         if normalised and self.spread:
             factor *= math.sqrt(self.mean / self.spread)
         return min(factor, RISE) * self.braked
@@ -229,6 +236,7 @@ class Pace:
         if self.curvature is None:
             return
         self.looks += 1
+        self.then = self.mean
         value = abs(value)  # as before the run: what is concave will not stay so
         old = self.variance + (DRIFT * self.curvature) ** 2
         larger = min(max(1.0, self.curvature / value), FALL) if value else FALL
@@ -246,7 +254,7 @@ class Pace:
         self._watch(own)
         fresh = spread_of(own, eps)
         if self.curvature is not None:
-            taken = self._share * self.lifted(optimizer.t) * self.braked
+            taken = self._share * self.lifted(optimizer.t, normalised=is_normalised(optimizer)) * self.braked
             now = self.curvature + math.sqrt(self.variance)
             look = LATEST[1] if self.total is None else int(LOOK * self.total)
             self.descent.take(own, taken * optimizer.estimator.directions * fresh / now, look)

@@ -101,8 +101,8 @@ def _check_budget(cell: Cell) -> None:
     most = most_forwards(settings) + next(step_costs(settings, settings.samplesize or settings.batchsize))
     if settings.budget_queries <= most:
         raise ConfigError(
-            f"{cell.entry.label}: --lr auto and the first step may take {most:,} forward passes, which is all of"
-            f" --budget_queries {settings.budget_queries}; give several times as many, or a number as --lr."
+            f"{cell.entry.label}: --lr auto and the first step may take {most:,} forward passes, and --budget_queries"
+            f" is {settings.budget_queries:,}; give several times as many, or a number as --lr."
         )
 
 

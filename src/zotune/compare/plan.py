@@ -124,4 +124,4 @@ def model_and_task(shared: Mapping[str, str | bool]) -> tuple[str, str]:
     """Names of folders for the model and the data of runs."""
     run = config_from_text(shared)
     model = Path(run.model_name).expanduser().resolve().name or "model"
-    return model, run.task if run.train_file is None else "own"
+    return model, run.task if run.train_file is None else slug(Path(run.train_file).stem) or "own"

@@ -51,7 +51,19 @@ def steps_again(steps: int) -> set[int]:
     return {max(1, round(share * steps)) for share in AGAIN}
 
 
-KEPT: Final = ("spread", "mean", "usual", "steps", "curvature", "variance", "looks", "braked", "window", "lowest")
+KEPT: Final = (
+    "spread",
+    "mean",
+    "usual",
+    "steps",
+    "curvature",
+    "variance",
+    "looks",
+    "then",
+    "braked",
+    "window",
+    "lowest",
+)
 OF_DESCENT: Final = ("points", "part")
 """What of a pace and of its descent is in checkpoints."""
 

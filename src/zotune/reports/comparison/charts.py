@@ -25,6 +25,9 @@ BINS: Final = 50
 WIDE: Final = 20.0
 """Largest over smallest mean loss from which on the axis is logarithmic."""
 
+_VARIANTS: Final = ("4", "x", "1", "|")
+"""Markers of a method's second line and so on: what no method has, besides another dash."""
+
 _FEW: Final = 4
 """Methods whose bands may be as dark as they like; those of more would cover each other."""
 
@@ -117,7 +120,7 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
             color=colour,
             linestyle=LINES[number % len(LINES)],
             linewidth=1.8,
-            marker=METHOD_MARKERS.get(method, "."),
+            marker=METHOD_MARKERS.get(method, ".") if number == 0 else _VARIANTS[(number - 1) % len(_VARIANTS)],
             markersize=6 if METHOD_MARKERS.get(method) == "*" else 4.5,
             markevery=max(1, len(line.x) // 10),
             label=label.replace("$", r"\$"),

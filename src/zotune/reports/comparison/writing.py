@@ -133,10 +133,14 @@ def _series(results: Sequence[Result], *, training: bool) -> str:
     for result in results:
         curve = curve_of(result)
         for number in range(len(curve.step)):
-            place = [float(series[number]) for series in (curve.step, curve.cost, curve.seconds)]
+            place = [_count(curve.step[number]), _count(curve.cost[number]), round(float(curve.seconds[number]), 3)]
             values = [curve.values[name][number] if name in curve.values else "" for name in metrics]
             rows.append([result.label, result.trial, *place, *values])
     return _csv(["method", "trial", "step", "forward_passes", "seconds", *metrics], rows)
+
+
+def _count(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
