@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -17,9 +18,10 @@ from command_runs import shelf, workshop
 from scipy import stats
 
 from zotune.cli import main
+from zotune.compare import launch
 from zotune.compare.curves import Curve, Result, _Before, read_results
 from zotune.compare.plan import cells_of, slug
-from zotune.compare.running import can_go_on, run_folder, state_of
+from zotune.compare.running import Runs, can_go_on, run_folder, state_of
 from zotune.compare.statistics import aligned, band, binned, difference, mean_of, reaching, target_of
 from zotune.config import ConfigError, compare_from_text, config_from_text
 from zotune.config.compare import CompareConfig, labelled
@@ -105,6 +107,10 @@ def test_methods_with_flags_of_their_own():
         (["--early_stopping"], "zotune compare sets --early_stopping itself"),
         (["--algorithm", "ZO"], "zotune compare takes several methods: give --algorithms in place of --algorithm."),
         (["--target", "accuracy=nan"], "--target is accuracy=VALUE or loss=VALUE"),
+        (
+            ["--target", "loss=-5"],
+            "--target loss=-5 is never reached, because the loss of an evaluation is not below 0",
+        ),
         (["--target", "accuracy=90"], "an accuracy is between 0 and 1; give 0.9 for 90 %."),
         (["--algorithms", "ZO --seed 3"], "There is no flag --seed for ZO."),
         (["--lr", "auto", "--algorithms", "ZO,FOAdam"], "give FOAdam a number, or leave --lr out"),
@@ -359,6 +365,32 @@ def test_the_curves_are_those_of_the_rows(workshop, capsys):
     assert first.training.cost.tolist()[:2] == [24.0, 48.0]  # a backward pass counts two
     assert (np.diff(zeroth.training.seconds) >= 0).all()
     assert zeroth.training.seconds[-1] < summary["seconds"]  # without the evaluations
+
+
+@pytest.mark.parametrize("status", [["finished"], {"a": 1}, 3, None])
+def test_a_status_that_is_none_counts_as_begun(tmp_path, status):
+    run = tmp_path / "results" / "model" / "sst2" / "ZO"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    (run / "summary.json").write_text(json.dumps({"status": status}))
+    assert state_of(tmp_path) == "begun"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space"), "A file in out cannot be written (No space). Make room; the same command"),
+        (OSError(errno.EIO, "I/O error", "out/x"), "out/x cannot be written (I/O error). The same command goes on."),
+    ],
+)
+def test_a_report_that_cannot_be_written_names_the_folder(workshop, capsys, monkeypatch, error, sentence):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Runs, "all", lambda _: None)
+    monkeypatch.setattr(launch, "_report", fail)
+    _, err = compare(capsys, "--out", "out", code=1)
+    assert sentence in err
 
 
 def test_a_run_that_diverges_is_told(workshop, capsys):

@@ -19,6 +19,7 @@ from zotune.reports.comparison.conclusion import conclusion
 from zotune.reports.comparison.findings import Findings
 from zotune.reports.comparison.writing import write_report
 from zotune.run.budget import step_costs
+from zotune.run.folder import unwritten
 from zotune.run.launch import write_path
 from zotune.run.lock import FolderLock
 from zotune.run.rates import most_forwards
@@ -44,7 +45,7 @@ def launch(config: CompareConfig, shared: Mapping[str, str | bool], console: Con
         say("Stopped. Finished runs and the steps of zeroth-order ones are kept; the same command goes on.")
         return 130
     except OSError as error:
-        say(f"{error.filename or 'A file'} cannot be written ({error.strerror}). The same command goes on.")
+        say(unwritten(error, place_of(config, shared)))
         return 1
 
 

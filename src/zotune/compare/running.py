@@ -160,7 +160,7 @@ def state_of(folder: Path) -> State:
         status = json.loads((run / "summary.json").read_text(encoding="utf-8")).get("status")
     except (OSError, ValueError, AttributeError):
         return "begun"
-    return _ENDS.get(status, "begun")
+    return _ENDS.get(status, "begun") if isinstance(status, str) else "begun"
 
 
 def others_in(out: Path, cells: Sequence[Cell]) -> list[str]:

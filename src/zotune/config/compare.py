@@ -121,6 +121,11 @@ class CompareConfig:
                 f"--target {shortened(self.target)} is never reached or always, because an accuracy is between 0 and 1;"
                 " give 0.9 for 90 %."
             )
+        if found[1] == "loss" and value < 0.0:
+            raise ConfigError(
+                f"--target {shortened(self.target)} is never reached, because the loss of an evaluation is not below 0;"
+                " give a value above it."
+            )
         return found[1], value
 
     def entries(self) -> list["Entry"]:

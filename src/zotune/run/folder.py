@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -73,6 +74,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def unwritten(error: OSError, place: Path) -> str:
+    """The sentences for a file of a comparison or search that could not be written; ``place`` is the folder of all."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    file = shortened(error.filename) if error.filename else f"A file in {shortened(place)}"
+    return (
+        f"{file} cannot be written ({error.strerror or error})."
+        f" {'Make room; the' if full else 'The'} same command goes on."
+    )
 
 
 def has_steps(folder: Path) -> bool:
