@@ -260,6 +260,12 @@ def test_processes_share_a_study(workshop, capfd):
         (["--algorithms", "ZO", "--lr", "0"], "A search around --lr 0 is none"),
         (["--algorithms", "FOAdam --lr 1e-3"], "There is nothing to search for FOAdam --lr 1e-3"),
         (["--budget_queries", "3"], "--budget_queries 3 is less than"),
+        (
+            ["--budget_queries", "64", "--total_queries", "63"],
+            "--total_queries 63 is less than the --budget_queries 64 of one run; give several times as many.",
+        ),
+        (["--storage", ""], "--storage must not be empty"),
+        (["--storage", "sqlite:////nowhere/x.db"], "x.db cannot be opened (unable to open database file). Let it be"),
     ],
 )
 def test_mistakes_are_one_sentence(workshop, capsys, words, sentence):
@@ -334,7 +340,7 @@ def test_processes_do_not_try_a_grid_point_twice(workshop, capfd):
     [
         (("--metric", "accuracy"), "has runs with another metric"),
         (("--space", "other.json"), "has runs with another space"),
-        (("--weight_decay", "0.1"), "has runs with another --weight_decay"),
+        (("--weight_decay", "0.1"), "has runs with another --weight_decay (0.0 there, 0.1 now)"),
     ],
 )
 def test_a_study_goes_on_as_it_began(workshop, capsys, words, sentence):
@@ -345,6 +351,83 @@ def test_a_study_goes_on_as_it_began(workshop, capsys, words, sentence):
     spaces = () if "--space" in words else ("--space", "space.json")
     _, err = sweep(capsys, *first, *spaces, *words, code=2)
     assert sentence in err
+
+
+def test_another_rate_is_named_though_the_space_is_another_too(workshop, capsys):
+    words = ("--algorithms", "ZO", "--runs", "1", "--budget_queries", "32", "--out", "out")
+    sweep(capsys, *words, "--lr", "1e-3")
+    _, err = sweep(capsys, *words, "--lr", "2e-3", code=2)
+    assert "The study model/sst2/ZO has runs with another --lr (0.001 there, 0.002 now); give another --out" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("plan", []), ("plan", {"settings": 3}), ("plan", {}), ("plan", "x"), ("measured", "x"), ("measured", [1.0])],
+)
+def test_a_damaged_plan_is_named(workshop, capsys, name, value):
+    words = ("--algorithms", "ZO", "--runs", "1", "--budget_queries", "32", "--out", "out", "--lr")
+    sweep(capsys, *words, "1e-3")
+    study(workshop, "ZO").set_user_attr(name, value)
+    if name == "measured":
+        study(workshop, "ZO").set_user_attr("plan", {"settings": {}})
+    _, err = sweep(capsys, *words, "1e-3", code=2)
+    assert "The study model/sst2/ZO is damaged; give another --out or --storage." in err
+
+
+def test_a_search_in_which_none_begins_says_so(workshop, capsys):
+    words = ("--algorithms", "ZO", "--lr", "auto", "--budget_queries", "64", "--out", "out")
+    _, err = sweep(capsys, *words, "--total_queries", "64")
+    assert "ZO: no run began, because" in err
+    assert "lower rates" not in err
+
+
+def test_a_search_in_which_all_diverge_says_so(workshop, capsys):
+    (workshop / "space.json").write_text(json.dumps({"FOSGD": {"lr": [1e30]}}))
+    words = ("--algorithms", "FOSGD", "--space", "space.json", "--budget_queries", "480", "--out", "out")
+    _, err = sweep(capsys, *words)
+    assert "FOSGD: all runs diverged or were broken off" in err
+    assert "give --space with lower rates" in err
+
+
+def killed_at_the_first_evaluation(patch):
+    """As if the process were killed after an evaluation: it tells nothing more."""
+    from zotune.sweep import watching
+
+    real = watching.Watcher.on_evaluate
+
+    def evaluated(self, args, state, control, **kwargs):
+        real(self, args, state, control, **kwargs)
+        if state.global_step:
+            raise KeyboardInterrupt
+
+    patch.setattr(watching.Watcher, "on_evaluate", evaluated)
+    patch.setattr(Search, "_keep", lambda *_: None)
+    patch.setattr(Draws, "end", lambda *_: None)
+
+
+def test_forward_passes_of_killed_runs_count(workshop, capsys, monkeypatch):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": {"low": 1e-4, "high": 1e-3}}}))
+    words = ("--algorithms", "ZO", "--prune", "none", "--runs", "50", "--space", "space.json")
+    words = (*words, "--budget_queries", "64", "--out", "out", "--total_queries", "150")
+    with monkeypatch.context() as patch:
+        killed_at_the_first_evaluation(patch)
+        sweep(capsys, *words, code=130)
+    sweep(capsys, *words)
+    assert [trial.user_attrs["forwards"] for trial in study(workshop, "ZO").trials] == [32, 64, 64]
+
+
+def test_forward_passes_of_killed_runs_on_other_draws_count(workshop, capsys, monkeypatch):
+    words = ("--algorithms", "ZO", "--lr", "1e-3", "--runs", "1", "--budget_queries", "64", "--out", "out")
+    sweep(capsys, *words)
+    again = Draws(storage(workshop), "model/sst2/ZO", "minimize")
+    with monkeypatch.context() as patch:
+        killed_at_the_first_evaluation(patch)
+        sweep(capsys, *words, "--confirmations", "1", code=130)
+        assert (again.spent, again.to_come(64)) == (32, 32)
+    hanging = again.study.trials[0]
+    again.study._storage.set_trial_user_attr(hanging._trial_id, "process", f"{sharing._MACHINE}:{2**22 + 1}:0")
+    sweep(capsys, *words, "--confirmations", "1")
+    assert again.spent == 96
 
 
 def test_a_refused_search_reserves_no_study(workshop, capsys):
@@ -444,7 +527,7 @@ def test_a_process_that_was_taken_for_dead_gives_its_run_up(workshop, capsys, mo
     real, seen = watching.Watcher.on_evaluate, []
 
     def evaluated(self, *args, **kwargs):
-        if self._trial is not None and not seen:
+        if self._trial is not None and self.spent and not seen:
             seen.append(self._trial.number)
             found = study(workshop, "ZO")
             found.tell(self._trial.number, state=optuna.trial.TrialState.FAIL)
@@ -453,7 +536,10 @@ def test_a_process_that_was_taken_for_dead_gives_its_run_up(workshop, capsys, mo
     monkeypatch.setattr(watching.Watcher, "on_evaluate", evaluated)
     _, err = sweep(capsys, *words, "--budget_queries", "64", "--out", "out")
     assert "ZO: a run is given up; this process was silent for too long." in err
-    assert sorted(t.params["lr"] for t in study(workshop, "ZO").trials if t.state.name == "COMPLETE") == [1e-4, 2e-4]
+    found = study(workshop, "ZO")
+    assert sorted(t.params["lr"] for t in found.trials if t.state.name == "COMPLETE") == [1e-4, 2e-4]
+    lost = [n for name, n in found.user_attrs.items() if name.startswith("lost")]
+    assert sum(lost) + sum(trial.user_attrs["forwards"] for trial in found.trials) == 32 + 2 * 64  # none counts twice
 
 
 def test_machines_that_begin_together_try_no_point_twice_and_begin_with_other_settings(workshop, capsys):

@@ -109,6 +109,13 @@ class SweepConfig:
             raise ConfigError(f"--runs {self.runs} has no effect with --search grid, which tries every point once.")
         if not 0 <= self.confirmations <= 1000:
             raise ConfigError(f"--confirmations must be from 0 to 1000, not {self.confirmations}.")
+        if self.total_queries is not None and self.total_queries < self.budget_queries:
+            raise ConfigError(
+                f"--total_queries {self.total_queries:,} is less than the --budget_queries {self.budget_queries:,} of"
+                " one run; give several times as many."
+            )
+        if self.storage is not None and not self.storage.strip():
+            raise ConfigError("--storage must not be empty; give a URL such as sqlite:///FILE, or leave it out.")
         self.entries()
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("zotune sweep needs the package optuna; install zotune[sweep].")

@@ -61,6 +61,12 @@ class Draws:
         """Runs that go on."""
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
+    def to_come(self, budget: int) -> int:
+        """Forward passes that the runs that go on have left of their budgets."""
+        known = self.study.user_attrs
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sum(max(0, budget - int(known.get(f"{_SPENT} {trial.number}", 0))) for trial in running)
+
     def wanted(self, ranked: Sequence[FrozenTrial], draws: int) -> tuple[FrozenTrial, int] | None:
         """The next run and draw that nobody has begun, until `CANDIDATES` of the best runs diverge in no draw.
 
@@ -105,8 +111,12 @@ class Draws:
 
     def end(self, number: int, value: float | None, spent: int = 0) -> None:
         """Tell the metric in the end, None if the run was stopped, and the forward passes that it took."""
-        self.study.set_user_attr(f"{_SPENT} {number}", spent)  # a key for each: no process overwrites another's
+        self.count(number, spent)
         told(self.study, number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+
+    def count(self, number: int, spent: int) -> None:
+        """Forward passes that a run has made so far."""
+        self.study.set_user_attr(f"{_SPENT} {number}", spent)  # a key for each: no process overwrites another's
 
     def _by_draw(self, *states: TrialState) -> dict[int, dict[int, float]]:
         """Values by run and draw, in the order of the draws; NaN for a run that goes on."""

@@ -19,13 +19,17 @@ from zotune.config.compare import Entry, Given, as_words
 from zotune.config.sweep import SweepConfig
 from zotune.config.tuned import TUNED_FOR, circumstances
 from zotune.reports.sweep import write_sweep
+from zotune.run.folder import unwritten
 from zotune.run.launch import write_path
 from zotune.run.machine import gpu_for
 from zotune.run.stops import Terminated, terminable
+from zotune.sweep.database import FAILED, failure
 from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
-from zotune.sweep.study import DONE, Search, merge_json, shown
+from zotune.sweep.study import BEGUN, DONE, Search, merge_json, shown
 
 BEST = "best.json"
+STOPPED: Final = 130
+"""Exit code of a search that a person stopped."""
 _Stage = Literal["run", "confirm"]
 _POLL: Final = 2.0
 _STAGES: Final[tuple[_Stage, ...]] = ("run", "confirm")
@@ -34,28 +38,44 @@ _STAGES: Final[tuple[_Stage, ...]] = ("run", "confirm")
 def launch(config: SweepConfig, shared: Mapping[str, str | bool], console: Console) -> int:
     """Search; lines for the person on ``console``, the path of best.json on standard output; the exit code.
 
-    0: done; 1: a process of the search crashed; 2: wrong settings; 130: stopped.
+    0: done; 1: a process of the search crashed, or nothing can be written; 2: wrong settings; 130: stopped.
     """
 
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
+    code = _guarded(config, shared, say, lambda: _sweep(config, shared, say))
+    if code == STOPPED:
+        say("Stopped. The finished runs are kept; the same command goes on.")
+    return code
+
+
+def _guarded(
+    config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[[str], None], work: Callable[[], int]
+) -> int:
+    """Do the work, with a sentence for what hinders it; the exit code."""
     try:
         with terminable():
-            return _sweep(config, shared, say)
+            return work()
     except ConfigError as error:
         say(str(error))
         return 2
     except (KeyboardInterrupt, Terminated):
-        say("Stopped. The finished runs are kept; the same command goes on.")
-        return 130
+        return STOPPED
+    except FAILED as error:
+        say(failure(config, _place_of(config, shared), error))
+        return 1
     except OSError as error:
-        say(f"{error.filename or 'A file'} cannot be written ({error.strerror}). The same command goes on.")
+        say(unwritten(error, _place_of(config, shared)))
         return 1
 
 
+def _place_of(config: SweepConfig, shared: Mapping[str, str | bool]) -> Path:
+    return config.out or Path("results") / "sweep" / Path(*model_and_task(shared))
+
+
 def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[[str], None]) -> int:
-    out = config.out or Path("results") / "sweep" / Path(*model_and_task(shared))
+    out = _place_of(config, shared)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,11 +153,11 @@ def _work(config: SweepConfig, shared: Given, entry: Entry, out: Path, stage: _S
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-    try:
-        with terminable():
-            getattr(Search(config, shared, entry, out, say=say), stage)()
-    except (KeyboardInterrupt, Terminated):
-        raise SystemExit(130) from None
+    def work() -> int:
+        getattr(Search(config, shared, entry, out, say=say), stage)()
+        return 0
+
+    raise SystemExit(_guarded(config, shared, say, work))
 
 
 def _flags(search: Search, trial: FrozenTrial) -> dict[str, Any]:
@@ -149,7 +169,7 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
     trial = search.best()
     spent = search.spent() + search.draws.spent
     if trial is None:
-        say(f"{search.entry.label}: no run came to its end in {spent:,} forward passes; give --space with lower rates.")
+        say(f"{search.entry.label}: {_without_best(search, spent)}")
         return
     given = {**search.base, **as_given({name: _plain(value) for name, value in trial.params.items()})}
     del given["evaluations"]
@@ -167,6 +187,15 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
             say(
                 f"The best {name}, {value}, is at the end of its range; give --space with a wider one, and a new --out."
             )
+
+
+def _without_best(search: Search, spent: int) -> str:
+    """Why there is no best run, and what to do."""
+    if not search.trials(*BEGUN):
+        return f"no run began, because {spent:,} forward passes leave nothing of --total_queries; give more."
+    if not search.trials(*DONE):
+        return f"no run came to its end in {spent:,} forward passes; the same command goes on."
+    return f"all runs diverged or were broken off, in {spent:,} forward passes; give --space with lower rates."
 
 
 def _at_an_end(name: str, choice: Range | Choice, value: Any) -> bool:

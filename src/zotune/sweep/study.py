@@ -7,6 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from zotune import NonFiniteLossError
-from zotune.config import AUTO, ConfigError, TrainConfig, config_from_text, dump_settings
+from zotune.config import AUTO, ConfigError, TrainConfig, config_from_text, dump_settings, shortened
 from zotune.config.compare import Entry, Given
 from zotune.config.sweep import SweepConfig
 from zotune.hf.models import is_masked
@@ -24,6 +25,7 @@ from zotune.run.folder import write_json
 from zotune.run.lock import one_at_a_time
 from zotune.run.training import TrainingRun
 from zotune.sweep import watching
+from zotune.sweep.database import at_failure, storage_of
 from zotune.sweep.draws import CANDIDATES, Direction, Draws
 from zotune.sweep.sharing import PROCESS, alive, forget_dead, this_process, told
 from zotune.sweep.spaces import (
@@ -39,6 +41,7 @@ from zotune.sweep.spaces import (
 )
 
 DONE: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+BEGUN: Final = (*DONE, TrialState.RUNNING, TrialState.FAIL)
 _THERE: Final = (*DONE, TrialState.WAITING, TrialState.RUNNING)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
@@ -52,6 +55,29 @@ _QUEUED = "queued"
 _SPENT = "forwards"
 _FOLDER = "folder"
 _SCORES = "scores"
+
+
+class _Counted(watching.Watcher):
+    """Lets ``note`` have what was spent at each evaluation: a process that is killed tells nothing in the end."""
+
+    def __init__(
+        self,
+        metric: str,
+        settings: TrainConfig,
+        trial: optuna.Trial | None = None,
+        *,
+        note: Callable[[int], None],
+    ) -> None:
+        super().__init__(metric, settings, trial)
+        self._note = note
+
+    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Note, then as every watcher."""
+        try:
+            self._note(self.spent)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise watching.TakenError from error
+        super().on_evaluate(*args, **kwargs)
 
 
 class Search:
@@ -174,17 +200,14 @@ class Search:
             "space": {name: repr(choice) for name, choice in self.space.items()},
             **{name: getattr(self._config, name) for name in ("search", "metric", "prune")},
         }
-        known = self.study.user_attrs.get(_PLAN)
+        known = self._known_plan()
         plan = json.loads(json.dumps({**plan, _MEASURED: self._measured()}))
         if known == plan:
             return
         if known is not None and self.trials(*DONE, TrialState.RUNNING):
-            differing = [name for name in plan if known.get(name) != plan[name]]
-            if differing == ["settings"]:
-                differing = [f"--{n}" for n, value in plan["settings"].items() if known["settings"].get(n) != value]
             raise ConfigError(
-                f"The study {self.study.study_name} has runs with another {differing[0]}; give another --out or"
-                " --storage, or what it began with."
+                f"The study {self.study.study_name} has runs with another {_difference(known, plan)}; give another"
+                " --out or --storage, or what it began with."
             )
         self.study.set_user_attr(_PLAN, plan)
         self._say(f"{self.entry.label}: searched are {', '.join(f'{n} {choice}' for n, choice in self.space.items())}.")
@@ -207,9 +230,21 @@ class Search:
 
     def _measured(self) -> float | None:
         """The measured rate: that of the plan, once there is one."""
-        known = self.study.user_attrs
-        rate = known.get(_PLAN, {}).get(_MEASURED)
-        return known.get(_MEASURED) if rate is None else rate
+        rate = (self._known_plan() or {}).get(_MEASURED)
+        rate = self.study.user_attrs.get(_MEASURED) if rate is None else rate
+        if rate is not None and not isinstance(rate, (int, float)):
+            raise self._damaged()
+        return rate
+
+    def _known_plan(self) -> dict[str, Any] | None:
+        """What the study began with, None if nothing has begun."""
+        known = self.study.user_attrs.get(_PLAN)
+        if known is None or (isinstance(known, dict) and isinstance(known.get("settings"), dict)):
+            return known
+        raise self._damaged()
+
+    def _damaged(self) -> ConfigError:
+        return ConfigError(f"The study {self.study.study_name} is damaged; give another --out or --storage.")
 
     def _settings(self, chosen: Mapping[str, Any]) -> TrainConfig:
         return config_from_text(
@@ -220,18 +255,21 @@ class Search:
         """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
         with alive(self.study):
             while (trial := self._ask()) is not None:
-                state, value = TrialState.FAIL, None
-                try:
-                    value = self._train(trial)
-                    state = TrialState.COMPLETE
-                except optuna.TrialPruned:
-                    state = TrialState.PRUNED
-                except watching.TakenError:
-                    self._say(f"{self.entry.label}: a run is given up; this process was silent for too long.")
-                finally:  # a run that was stopped by a person is tried again, so it must not stay as one that goes on
-                    known = told(self.study, trial, value, state=state)
-                if known is not None:
+                # A run that was stopped by a person is tried again, so it must not stay as one that goes on.
+                with at_failure(partial(told, self.study, trial, state=TrialState.FAIL)):
+                    state, value = self._ended(trial)
+                if told(self.study, trial, value, state=state) is not None:
                     self._report(trial.number)
+
+    def _ended(self, trial: optuna.Trial) -> tuple[TrialState, float | None]:
+        """Train; how that ended, and the metric."""
+        try:
+            return TrialState.COMPLETE, self._train(trial)
+        except optuna.TrialPruned:
+            return TrialState.PRUNED, None
+        except watching.TakenError:
+            self._say(f"{self.entry.label}: a run is given up; this process was silent for too long.")
+            return TrialState.FAIL, None
 
     def _ask(self) -> optuna.Trial | None:
         """The next run, None if there is none; one process of this machine at a time, because SQLite would let two of
@@ -282,7 +320,8 @@ class Search:
         total = self._config.total_queries
         if total is not None:
             kept = CANDIDATES * self._config.confirmations * self._config.budget_queries  # for the other draws
-            begun = len(self.trials(TrialState.RUNNING)) * self._config.budget_queries
+            budgets = [self._config.budget_queries - spent_by(trial) for trial in self.trials(TrialState.RUNNING)]
+            begun = sum(max(0, left) for left in budgets)
             if self.spent() + begun >= (total - kept if kept < total / 2 else total):
                 return True
         if self._config.search == "grid":
@@ -304,11 +343,10 @@ class Search:
     def _train(self, trial: optuna.Trial) -> float:
         assert self.space is not None
         settings = self._settings(self._proposed(trial))
-        watcher = watching.Watcher(self.metric, settings, trial)
-        try:
+        watcher = _Counted(self.metric, settings, trial, note=partial(trial.set_user_attr, _SPENT))
+        with at_failure(partial(self._keep, trial, watcher)):
             watching.executed(settings, watcher)
-        finally:
-            self._keep(trial, watcher)
+        self._keep(trial, watcher)
         return watcher.value
 
     def _keep(self, trial: optuna.Trial, watcher: watching.Watcher) -> None:
@@ -322,7 +360,8 @@ class Search:
             for name, value in kept.items():
                 trial.set_user_attr(name, value)
         except optuna.exceptions.UpdateFinishedTrialError:  # others took this process for dead
-            self.study.set_user_attr(f"{_LOST} {this_process()} {trial.number}", watcher.spent)
+            counted = spent_by(self.study.get_trials(deepcopy=False)[trial.number])
+            self.study.set_user_attr(f"{_LOST} {this_process()} {trial.number}", max(0, watcher.spent - counted))
 
     # Settings that one run found good, on other draws.
 
@@ -332,21 +371,23 @@ class Search:
             while (claim := self._claim()) is not None:
                 trial, draw, number = claim
                 settings = self._settings({**trial.params, "trial": draw})
-                watcher, value = watching.Watcher(self.metric, settings), None
-                try:
-                    watching.executed(settings, watcher)
-                    value = watcher.value
-                finally:
-                    self.draws.end(number, value, watcher.spent)
+                self._again(settings, number)
                 values = ", ".join(f"{value:.4f}" for value in self.draws.values(trial.number))
                 self._say(f"{self.entry.label} [run {trial.number + 1} on other draws]: {self.metric} {values}")
+
+    def _again(self, settings: TrainConfig, number: int) -> None:
+        """A run on another draw, which has that number."""
+        watcher = _Counted(self.metric, settings, note=partial(self.draws.count, number))
+        with at_failure(lambda: self.draws.end(number, None, watcher.spent)):
+            watching.executed(settings, watcher)
+        self.draws.end(number, watcher.value, watcher.spent)
 
     def _claim(self) -> tuple[optuna.trial.FrozenTrial, int, int] | None:
         """A run, the draw on which this process makes it again, and the number of that; None if there is none."""
         total = self._config.total_queries
         with one_at_a_time(self._lock):
             while (wanted := self.draws.wanted(self.ranked(), self._config.confirmations)) is not None:
-                begun = (self.draws.running + 1) * self._config.budget_queries
+                begun = self.draws.to_come(self._config.budget_queries) + self._config.budget_queries
                 if total is not None and self.spent() + self.draws.spent + begun > total:
                     return None
                 trial, draw = wanted
@@ -373,22 +414,13 @@ class Search:
         return 1.0 if self.metric == "loss" else -1.0
 
 
-def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
-    """The database of a search.
-
-    Raises:
-        ConfigError: it cannot be opened.
-    """
-    url = config.storage or f"sqlite:///{(out / 'sweep.db').resolve()}"
-    if config.jobs > 1 and url in ("sqlite://", "sqlite:///:memory:"):
-        raise ConfigError(f"--storage {url} is in the memory of one process, and --jobs makes several; give a file.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return optuna.storages.get_storage(url)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"--storage {url} cannot be opened ({reason}).") from error
+def _difference(known: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """The first thing in which two plans differ, a flag of the runs with both values."""
+    before = known["settings"]
+    for name, value in plan["settings"].items():
+        if before.get(name) != value:
+            return f"--{name} ({shortened(before.get(name))} there, {shortened(value)} now)"
+    return next((name for name in plan if known.get(name) != plan[name]), "settings")
 
 
 def _lock_of(config: SweepConfig, out: Path) -> Path:
