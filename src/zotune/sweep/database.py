@@ -50,7 +50,7 @@ def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
 
 def _in_folder(out: Path) -> optuna.storages.RDBStorage:
     # In a URL a ?, a % or a brace of the folder's name would mean something else, so the path goes past it.
-    connect = partial(sqlite3.connect, str((out / FILE).resolve()), check_same_thread=False)
+    connect = partial(sqlite3.connect, str((out / FILE).resolve()), check_same_thread=False, timeout=60.0)
     return optuna.storages.RDBStorage(f"sqlite:///{FILE}", engine_kwargs={"creator": connect})
 
 
