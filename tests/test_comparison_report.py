@@ -122,7 +122,8 @@ def test_memory_on_a_cpu_is_without_the_libraries(own, ratio):
     row = found_here.rows[1]
     assert row[:4] == ("B", f"{600 + 3 * own:,.0f}", f"{3 * own:,.0f}", ratio)
     assert ("says nothing" in found_here.note) == (ratio == NONE)
-    on_gpu = cost_table(found(ZO=[dataclasses.replace(one, libraries_mb=0.0) for one in small]))
+    there = {"device_used": "cuda:0"}
+    on_gpu = cost_table(found(ZO=[dataclasses.replace(one, libraries_mb=0.0, settings=there) for one in small]))
     assert on_gpu.head[2] == "ratio to ZO"
 
 

@@ -32,8 +32,9 @@ def cost_table(findings: Findings) -> Table:
     """Memory, passes and seconds."""
     against = "ZO" if "ZO" in findings.by_label else findings.reference
     base = _training_memory(findings.by_label.get(against, []))
-    on_cpu = any(result.libraries_mb for results in findings.by_label.values() for result in results)
-    told = base >= SMALLEST_MB or not on_cpu
+    every = [result for results in findings.by_label.values() for result in results]
+    on_cpu = any(not str(result.settings.get("device_used")).startswith("cuda") for result in every)
+    told = not on_cpu or (base >= SMALLEST_MB and all(result.libraries_mb for result in every))
     rows = []
     for label, results in findings.by_label.items():
         own = _training_memory(results)
@@ -51,7 +52,7 @@ def cost_table(findings: Findings) -> Table:
             )
         )
     note = "Largest peak of the runs: what torch allocated on the GPU." if not on_cpu else _OF_A_PROCESS
-    if not told:
+    if base < SMALLEST_MB and not told:
         note += f" {against} has less than {SMALLEST_MB:g} MB of it, which says nothing beside the libraries' own."
     note += " Seconds are of training, without evaluations; runs at once share the machine."
     head = (
