@@ -86,7 +86,7 @@ def test_a_first_order_rate_that_nobody_tuned_is_said(command, untuned):
     assert ("FOAdam: the default" in note) == untuned
     assert ("The rates of FOAdam were given" in note) != untuned
     assert "measured" not in note.lower(), "no run has measured its rate"
-    assert settings_table(findings).rows[0][1] == "0.001235"
+    assert settings_table(findings).rows[0][1] == "0.00123457"
 
 
 # --------------------------------------------------------------------------------------------------------- tables

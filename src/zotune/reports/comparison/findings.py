@@ -130,7 +130,7 @@ def or_none(value: float, written: Callable[[float], str]) -> str:
 
 def setting(value: object) -> str:
     """A setting as text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def listed(names: Sequence[str]) -> str:
