@@ -9,13 +9,10 @@ Keeps report.md and the table of runs in experiments/results/curvature/NAME.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from pathlib import Path
 
-from methods import AT_CHANCE, CASES, HERE, TRIALS, command, keep, words_of
-from options import parsed
+from methods import AT_CHANCE, CASES, HERE, compared, keep, parser_of, told, words_of
 
 COVARIANCES = ("0", "1e-3", "1e-1", "1")
 SMOOTHINGS = ("constant0", "constant1e-8", "constant1e-5", "constant1e-3")
@@ -30,19 +27,10 @@ def variants(name: str) -> str:
 
 
 def main() -> int:
-    learnt = [name for name in CASES if name not in AT_CHANCE]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="holds a folder for each task (trec ...)")
-    parser.add_argument("--models", type=Path, help="holds llama-stories260K")
-    parser.add_argument("--only", nargs="+", choices=learnt, default=learnt)
-    parser.add_argument("--work", type=Path, default=Path("results/curvature"))
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "curvature")
-    options = parsed(parser)
+    options = told(parser_of(__doc__, [name for name in CASES if name not in AT_CHANCE], "curvature"))
     for name in options.only:
-        shared, work = words_of(name, options), options.work / name
-        settings = ("--trials", TRIALS, "--evaluations", "6", "--out", str(work))
-        command("compare", "--algorithms", variants(name), *shared, *settings)
-        keep(work, options.results / name, options)
+        folder = compared(words_of(name, options), options.work / name, methods=variants(name))
+        keep(folder, options.results / name, options)
     return 0
 
 

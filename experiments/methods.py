@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from options import parsed
@@ -87,20 +88,35 @@ def run(name: str, options: argparse.Namespace) -> None:
     if fine != coarse:
         keep(coarse, kept / "coarse", options)
         if options.first:
-            keep(compared(shared, coarse, work / "compare-coarse"), kept / "coarse", options)
+            keep(compared(shared, work / "compare-coarse", settings=best_of(coarse)), kept / "coarse", options)
     keep(fine, kept, options)
-    keep(compared(shared, fine, work / "compare"), kept, options)
+    keep(compared(shared, work / "compare", settings=best_of(fine)), kept, options)
     (kept / "figures").mkdir(exist_ok=True)
     for picture in (work / "compare" / "figures").glob("*.png"):
         if "-dark" not in picture.name:
             shutil.copy(picture, kept / "figures" / picture.name)
 
 
-def compared(shared: list[str], search: Path, out: Path) -> Path:
-    """Compare with the best settings of a search; the folder."""
-    best = ("--settings", str(search / "best.json"), "--trials", TRIALS, "--evaluations", "6")
-    command("compare", "--algorithms", METHODS, *shared, *best, "--out", str(out))
+def compared(shared: list[str], out: Path, *, methods: str = METHODS, settings: tuple[str, ...] = ()) -> Path:
+    """Compare over the trials; the folder."""
+    command(
+        "compare",
+        "--algorithms",
+        methods,
+        *shared,
+        *settings,
+        "--trials",
+        TRIALS,
+        "--evaluations",
+        "6",
+        "--out",
+        str(out),
+    )
     return out
+
+
+def best_of(search: Path) -> tuple[str, ...]:
+    return "--settings", str(search / "best.json")
 
 
 def keep(folder: Path, kept: Path, options: argparse.Namespace) -> None:
@@ -115,18 +131,30 @@ def keep(folder: Path, kept: Path, options: argparse.Namespace) -> None:
             (kept / found.name).write_text(text)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(doc: str, cases: Iterable[str], name: str) -> argparse.ArgumentParser:
+    """What the scripts on these cases are told; ``name``: of their folders."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", type=Path, help="holds a folder for each task (glue/sst2, super_glue/rte ...)")
     parser.add_argument("--models", type=Path, help="holds llama-stories260K")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--first", action="store_true", help="compare with what the first search found as well")
-    parser.add_argument("--work", type=Path, default=Path("results/methods"))
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "methods")
+    parser.add_argument("--only", nargs="+", choices=list(cases), default=list(cases))
+    parser.add_argument("--work", type=Path, default=Path("results") / name)
+    parser.add_argument("--results", type=Path, default=HERE / "results" / name)
+    return parser
+
+
+def told(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What a script was told, once there is what its cases need."""
     options = parsed(parser)
     real = [name for name in options.only if "embedded" not in CASES[name]]
     if real and (options.data is None or options.models is None):
         parser.error(f"{real[0]} needs --data and --models; the embedded cases (--only embedded-rte) need neither")
+    return options
+
+
+def main() -> int:
+    parser = parser_of(__doc__, CASES, "methods")
+    parser.add_argument("--first", action="store_true", help="compare with what the first search found as well")
+    options = told(parser)
     for name in options.only:
         run(name, options)
     return 0

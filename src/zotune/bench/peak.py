@@ -34,7 +34,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     except OSError:
         return None
     run()
-    return _status("VmHWM")
+    return status_bytes("VmHWM")
 
 
 def resident_bytes(device: torch.device) -> int | None:
@@ -43,7 +43,7 @@ def resident_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     _trim()
-    return _status("VmRSS")
+    return status_bytes("VmRSS")
 
 
 def _trim() -> None:
@@ -52,7 +52,8 @@ def _trim() -> None:
         trim(0)
 
 
-def _status(key: str) -> int | None:
+def status_bytes(key: str) -> int | None:
+    """An entry of Linux's account of this process; None elsewhere."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from zotune.config import ConfigError, TrainConfig, config_from_text, shortened
-from zotune.config.compare import CompareConfig, Entry, Given, as_words, read_settings
+from zotune.config.compare import CompareConfig, Entry, Given, as_words, read_settings, settings_of
 
 LONGEST_SLUG: Final = 40
 
@@ -79,8 +79,7 @@ def _check_given(config: CompareConfig, shared: Mapping[str, str | bool], entrie
         return
     tuned = read_settings(config.settings)
     for entry in entries:
-        found = tuned.get(entry.label, tuned.get(entry.method, {}))
-        if both := sorted(found.keys() & shared.keys()):
+        if both := sorted(settings_of(tuned, entry.label, entry.method).keys() & shared.keys()):
             raise ConfigError(
                 f"{shortened(config.settings)} has {', '.join(f'--{name}' for name in both)} for {entry.label}, and the"
                 " command gives it for all runs; leave one of them out."

@@ -166,8 +166,7 @@ def labelled(text: str, settings: Mapping[str, Given]) -> list[Entry]:
     for name, own in parsed:
         algorithm, implied = DERIVED.get(name, (name, {}))
         label = f"{name} {written(own)}" if own else name
-        found = settings.get(label, settings.get(name, {}))
-        entries.append(Entry(label, name, algorithm, {**implied, **found, **own}))
+        entries.append(Entry(label, name, algorithm, {**implied, **settings_of(settings, label, name), **own}))
     labels = [entry.label for entry in entries]
     for label in labels:
         if labels.count(label) > 1:
@@ -175,6 +174,11 @@ def labelled(text: str, settings: Mapping[str, Given]) -> list[Entry]:
                 f"--algorithms names {shortened(label)} twice; leave one out or give it flags of its own."
             )
     return entries
+
+
+def settings_of(settings: Mapping[str, Given], label: str, method: str) -> Given:
+    """What a file has for an entry, or else for its method."""
+    return settings.get(label, settings.get(method, {}))
 
 
 def _parsed(text: str) -> tuple[str, Given]:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from zotune.bench.peak import status_bytes
+
 if TYPE_CHECKING:
     from .trainer import ZOTrainer
 
@@ -193,7 +195,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # getrusage also counts what the parent process held at the fork; the peak of this address space does not.
-    return _of_process("VmHWM") or _peak_without_proc()
+    return status_bytes("VmHWM") or _peak_without_proc()
 
 
 def libraries_memory(model: nn.Module, device: torch.device) -> int:
@@ -201,16 +203,7 @@ def libraries_memory(model: nn.Module, device: torch.device) -> int:
     if device.type == "cuda":
         return 0
     storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
-    return max(0, _of_process("VmRSS") - sum({s.data_ptr(): int(s.nbytes()) for s in storages}.values()))
-
-
-def _of_process(name: str) -> int:
-    """An entry of Linux's account of this process, in bytes; 0 elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+    return max(0, (status_bytes("VmRSS") or 0) - sum({s.data_ptr(): int(s.nbytes()) for s in storages}.values()))
 
 
 def _peak_without_proc() -> int:

@@ -70,6 +70,8 @@ def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chose
     values = [point.value for found in trials.values() for point in _points(found, metric)]
     limits = _limits(values)
     wide = metric == "loss" and _is_wide(values)
+    if wide:
+        limits = min(values) / 1.5, limits[1]
     with mpl.rc_context(LIGHT.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
         figure = Figure(figsize=(max(2.9 * columns, 5.5), 2.7 * rows + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
@@ -77,7 +79,6 @@ def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chose
         for axes, (label, found) in zip(every, trials.items(), strict=False):
             if wide:
                 axes.set_yscale("log")
-                limits = min(value for value in values if value > 0.0) / 1.5, limits[1]
             _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits)
         for axes in every[len(trials) :]:
             axes.remove()

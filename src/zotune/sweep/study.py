@@ -57,29 +57,6 @@ _FOLDER = "folder"
 _SCORES = "scores"
 
 
-class _Counted(watching.Watcher):
-    """Lets ``note`` have what was spent at each evaluation: a process that is killed tells nothing in the end."""
-
-    def __init__(
-        self,
-        metric: str,
-        settings: TrainConfig,
-        trial: optuna.Trial | None = None,
-        *,
-        note: Callable[[int], None],
-    ) -> None:
-        super().__init__(metric, settings, trial)
-        self._note = note
-
-    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Note, then as every watcher."""
-        try:
-            self._note(self.spent)
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise watching.TakenError from error
-        super().on_evaluate(*args, **kwargs)
-
-
 class Search:
     """The search for one method's settings.
 
@@ -343,7 +320,7 @@ class Search:
     def _train(self, trial: optuna.Trial) -> float:
         assert self.space is not None
         settings = self._settings(self._proposed(trial))
-        watcher = _Counted(self.metric, settings, trial, note=partial(trial.set_user_attr, _SPENT))
+        watcher = watching.Watcher(self.metric, settings, trial, note=partial(trial.set_user_attr, _SPENT))
         with at_failure(partial(self._keep, trial, watcher)):
             watching.executed(settings, watcher)
         self._keep(trial, watcher)
@@ -377,7 +354,7 @@ class Search:
 
     def _again(self, settings: TrainConfig, number: int) -> None:
         """A run on another draw, which has that number."""
-        watcher = _Counted(self.metric, settings, note=partial(self.draws.count, number))
+        watcher = watching.Watcher(self.metric, settings, note=partial(self.draws.count, number))
         with at_failure(lambda: self.draws.end(number, None, watcher.spent)):
             watching.executed(settings, watcher)
         self.draws.end(number, watcher.value, watcher.spent)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ class TakenError(Exception):
 class Watcher(TrainerCallback):
     """Tells Optuna each evaluation, if it has asked for the run, and breaks off one that it thinks little of.
 
+    Args:
+        metric: that is told.
+        settings: of the run.
+        trial: of Optuna's, if it has asked for the run.
+        note: has what was spent at each evaluation: a process that is killed tells nothing in the end.
+
     Attributes:
         latest: metrics of the last evaluation.
         seen: metrics of all evaluations.
@@ -50,12 +57,19 @@ class Watcher(TrainerCallback):
         folder: of the run, once it has ended.
     """
 
-    def __init__(self, metric: str, settings: TrainConfig, trial: optuna.Trial | None = None) -> None:
+    def __init__(
+        self,
+        metric: str,
+        settings: TrainConfig,
+        trial: optuna.Trial | None = None,
+        *,
+        note: Callable[[int], object] | None = None,
+    ) -> None:
         self.latest: dict[str, float] = {}
         self.seen: list[dict[str, float]] = []
         self.spent = 0
         self.folder: Path | None = None
-        self._trial, self._metric = trial, metric
+        self._trial, self._metric, self._note = trial, metric, note
         self._passes = 1 if settings.zeroth_order else FIRST_ORDER
         self._trainer: Any = None
         self._evaluations = 0
@@ -86,10 +100,12 @@ class Watcher(TrainerCallback):
         """Tell, and ask."""
         self.latest = {name.removeprefix("eval_"): float(value) for name, value in (metrics or {}).items()}
         self.seen.append(self.latest)
-        if self._trial is None or state.global_step == 0 or self._metric not in self.latest:
-            return
-        self._evaluations += 1
         try:
+            if self._note is not None:
+                self._note(self.spent)
+            if self._trial is None or state.global_step == 0 or self._metric not in self.latest:
+                return
+            self._evaluations += 1
             self._trial.report(self.latest[self._metric], self._evaluations)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise TakenError from error
