@@ -365,7 +365,8 @@ def test_a_broken_folder_gets_one_sentence(folder: Callable[[str], str], tmp_pat
     assert name in str(caught.value)
 
 
-def test_names_that_are_no_folders(tmp_path: Path) -> None:
+def test_names_that_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the tests are run there may be results of a demo
     for name in (str(tmp_path / "nowhere"), "./nowhere", "~/nowhere", "a/b/c", "results/"):
         with pytest.raises(ValueError, match=r"There is no folder .*; give --model_name a model folder or a name"):
             load_tokenizer(name)
