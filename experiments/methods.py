@@ -26,6 +26,7 @@ from options import parsed
 HERE = Path(__file__).parent
 METHODS = "ZO,ZOAdam,ZOSVRG,LOZO,LOZO-M,HiZOO,LOREN,FZOO,FOAdam"
 LLAMA = ("--model_name", "llama-stories260K", "--full_parameter", "--max_seq_length", "96")
+OPT = ("--model_name", "opt-mini", "--full_parameter")
 EMBEDDED = ("--model_name", "embedded", "--full_parameter")
 CASES = {
     "llama-sst2": (*LLAMA, "--task", "sst2"),
@@ -33,6 +34,7 @@ CASES = {
     "llama-rte": (*LLAMA, "--task", "rte"),
     "llama-mnli": (*LLAMA, "--task", "mnli"),
     "llama-trec": (*LLAMA, "--task", "trec"),
+    "opt-trec": (*OPT, "--task", "trec"),
     "embedded-sst2": (*EMBEDDED, "--task", "sst2"),
     "embedded-rte": (*EMBEDDED, "--task", "rte"),
     "embedded-cb": (*EMBEDDED, "--task", "cb"),
@@ -135,7 +137,7 @@ def parser_of(doc: str, cases: Iterable[str], name: str) -> argparse.ArgumentPar
     """What the scripts on these cases are told; ``name``: of their folders."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", type=Path, help="holds a folder for each task (glue/sst2, super_glue/rte ...)")
-    parser.add_argument("--models", type=Path, help="holds llama-stories260K")
+    parser.add_argument("--models", type=Path, help="holds llama-stories260K and opt-mini")
     parser.add_argument("--only", nargs="+", choices=list(cases), default=list(cases))
     parser.add_argument("--work", type=Path, default=Path("results") / name)
     parser.add_argument("--results", type=Path, default=HERE / "results" / name)

@@ -57,6 +57,7 @@ TUNE: dict[str, dict[str, Any]] = {
     "decoder sst2 prefix": {"task": "sst2", **PREFIX},
     "encoder cola full": {**ENCODER, "task": "cola", "soft_prompt": True, **FULL},
     "encoder cola lora": {**ENCODER, "task": "cola", "soft_prompt": True, **LORA},
+    "encoder cola prefix": {**ENCODER, "task": "cola", "soft_prompt": True, **PREFIX},
 }
 TEST: dict[str, dict[str, Any]] = {
     "decoder qnli lora": {"task": "qnli", **LORA},
@@ -86,6 +87,8 @@ TEST: dict[str, dict[str, Any]] = {
     "decoder cola lora": {"task": "cola", **LORA},
     "decoder cb prefix": {"task": "cb", **PREFIX},
     "decoder cb partial": {"task": "cb", **PARTIAL},
+    "encoder cola prefix": {**ENCODER, "task": "cola", "soft_prompt": True, **PREFIX},
+    "encoder qnli prefix": {**ENCODER, "task": "qnli", "soft_prompt": True, **PREFIX},
     "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from zotune.config.errors import nearest
+from zotune.hf.prefixes import begin_with_activations, take_prefix
 from zotune.hf.randomness import lent
 
 KINDS: Final = ("lora", "prefix", "prompt", "head")
@@ -102,6 +103,8 @@ def add_adapter(
     with _refusals(adapter, name), lent("adapter", seed):
         config = _configuration(model, adapter)
         _check_virtual_tokens(model, config)
+        if config.peft_type == "PREFIX_TUNING":
+            take_prefix(model)
         adapted: Any = peft.get_peft_model(model, config)
     adapted.eval()
     if not any(p.requires_grad for p in adapted.parameters()):
@@ -114,7 +117,7 @@ def add_adapter(
             )
     with _refusals(adapter, name):
         if adapter.kind == "prefix":
-            _begin_with_activations(adapted, adapter.tokens, seed)
+            begin_with_activations(adapted, adapter.tokens, seed)
         if config.is_prompt_learning:
             _check_reaches(adapted, name)
         adapted.virtual_tokens = _positions_in_front(adapted)
@@ -192,22 +195,31 @@ def _check_virtual_tokens(model: nn.Module, config: Any) -> None:
     """Raise `ValueError` for virtual tokens in front of a model that would read a wrong position because of them."""
     if not config.is_prompt_learning:
         return
+    if config.peft_type == "PREFIX_TUNING":
+        return
     style = getattr(model, "prompt_style", None)
     if style == "mask":
-        raise ValueError("label words are read without it at a mask; use --tuning lora or full")
+        raise ValueError("label words are read without it at a mask; use --tuning prefix, lora or full")
     if style is not None:
-        raise ValueError("label words are read without it; use --objective options in place of --soft_prompt")
+        raise ValueError("label words are read without it; use prefix, or --objective options for --soft_prompt")
     body = getattr(model, "base_model", model)
-    if config.peft_type != "PREFIX_TUNING" and _classifies(model) and type(body.config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if _classifies(model) and type(body.config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError("its classifier would read padding behind a prompt; use prefix, or --objective options")
+
+
+def _task_type(model: nn.Module, adapter: Adapter) -> str | None:
+    """What peft is told that the model does."""
+    prefixed = adapter.kind == "prefix" or (adapter.settings or {}).get("peft_type") == "PREFIX_TUNING"
+    if hasattr(model, "prompt_style"):  # peft puts a prefix in front of what it knows only
+        return "SEQ_CLS" if prefixed else None
+    return "SEQ_CLS" if _classifies(model) else "CAUSAL_LM"
 
 
 def _configuration(model: PreTrainedModel, adapter: Adapter) -> Any:
     """The configuration of peft."""
     import peft
 
-    prompted = not _classifies(model)
-    kind = "SEQ_CLS" if not prompted else None if hasattr(model, "prompt_style") else "CAUSAL_LM"
+    kind = _task_type(model, adapter)
     if adapter.kind == "file":
         assert adapter.settings is not None
         check_settings(adapter.settings)
@@ -227,7 +239,7 @@ def _configuration(model: PreTrainedModel, adapter: Adapter) -> Any:
         config = peft.PrefixTuningConfig(num_virtual_tokens=adapter.tokens, task_type=kind)
     else:
         config = peft.PromptTuningConfig(num_virtual_tokens=adapter.tokens, task_type=kind)
-    if not prompted and hasattr(config, "modules_to_save"):
+    if _classifies(model) and hasattr(config, "modules_to_save"):
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *_head_modules(model)})
     return config
 
@@ -272,25 +284,6 @@ def _head_alone(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if not inside:
         raise ValueError(f"{name} has no head beside its body to train; use another --tuning.")
     return model
-
-
-def _begin_with_activations(adapted: Any, tokens: int, seed: int) -> None:
-    """Let a prefix begin with the keys and values that the model has for drawn tokens (as in MeZO)."""
-    base = adapted.get_base_model()
-    vocabulary = base.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(vocabulary, (1, tokens), generator=generator).to(base.device)
-    body = base.base_model  # without a head, which a classifier would want a padding token for
-    with torch.no_grad():
-        cache = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
-    if cache is None:
-        raise ValueError("it keeps no keys and values of earlier tokens")
-    pairs = [(layer.keys, layer.values) for layer in cache.layers]
-    encoder = next(iter(adapted.prompt_encoder.values()))
-    values = torch.stack([own[0] for pair in pairs for own in pair])  # (2 layers, heads, tokens, width)
-    flat = values.permute(2, 0, 1, 3).reshape(tokens, -1)
-    with torch.no_grad():
-        encoder.embedding.weight.copy_(flat)  # raises RuntimeError where peft expects another shape
 
 
 def _check_reaches(adapted: Any, name: str) -> None:

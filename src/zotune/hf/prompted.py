@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from zotune.hf.adapters import own_model
+from zotune.hf.prefixes import read_behind
 from zotune.tasks.base import PromptStyle, Task
 from zotune.tasks.questions import LABEL_FIELD
 
@@ -43,28 +44,46 @@ class LabelWords:
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: None = None,
+        output_attentions: None = None,
+        output_hidden_states: None = None,
+        return_dict: bool | None = None,  # noqa: ARG002 (it is one always)
     ) -> SequenceClassifierOutput:
         """Logits (rows, labels) and, given labels (rows,), their cross entropy in float32.
 
+        Args:
+            input_ids: (rows, length).
+            attention_mask: (rows, length), behind a prefix of n keys and values (rows, n + length).
+            labels: (rows,).
+            past_key_values: the prefix, as peft hands it over.
+            inputs_embeds: None, as the next two, which peft gives beside a prefix.
+            output_attentions: None.
+            output_hidden_states: None.
+            return_dict: of no meaning.
+
         Raises:
+            TypeError: one of those that have to be None is not.
             ValueError: a row of a masked model without a mask token (it was not tokenised for the prompted form).
         """
+        if any(given is not None for given in (inputs_embeds, output_attentions, output_hidden_states)):
+            raise TypeError("A model that answers with label words reads input_ids, and returns logits alone.")
         if self.prompt_style == "mask":
             marks = torch.eq(input_ids, self.mask_token_id or 0)
             if not bool(marks.any(dim=1).all()):
                 raise ValueError("A row has no mask token; tokenise the rows with prompt='mask'.")
         else:
-            marks = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            marks = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.size(1) :]
         numbers = torch.arange(input_ids.size(1), device=input_ids.device)
         positions = (marks.long() * numbers).argmax(dim=1)
         rows = torch.arange(input_ids.size(0), device=input_ids.device)
         language_model: Any = super()
+        given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if keeps_some(self):  # type: ignore[arg-type]
             # A vocabulary of logits at every position would be the largest tensor of the pass by far.
-            kept, positions = torch.unique(positions, return_inverse=True)
-            output = language_model.forward(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=kept)
-        else:
-            output = language_model.forward(input_ids=input_ids, attention_mask=attention_mask)
+            given["logits_to_keep"], positions = torch.unique(positions, return_inverse=True)
+        with read_behind(self, language_model.forward, past_key_values) as prefix:  # type: ignore[arg-type]
+            output = language_model.forward(**given, **prefix)
         logits = output.logits[rows, positions][:, self.label_word_ids]
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
