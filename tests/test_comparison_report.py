@@ -16,7 +16,9 @@ from zotune.reports.comparison.charts import _scale
 from zotune.reports.comparison.conclusion import conclusion
 from zotune.reports.comparison.costs import SMALLEST_MB, cost_table, settings_table
 from zotune.reports.comparison.findings import NONE, Findings
+from zotune.reports.comparison.page import _keys
 from zotune.reports.comparison.tables import tables_of
+from zotune.reports.style import LIGHT
 from zotune.reports.sweep import _draw
 from zotune.sweep.watching import Watcher
 
@@ -152,7 +154,7 @@ def test_a_search_over_decades_of_loss_can_be_drawn():
         )
         for rate, loss in ((1e-3, 1.0), (1e-2, 0.001), (1e-1, float("inf")))
     ]
-    picture = _draw({"ZO": trials}, "loss", "svg", {"ZO": 0})
+    picture = _draw({"ZO": trials}, "loss", "svg", {"ZO": 0}, LIGHT)
     assert picture.startswith(b"<?xml")
 
 
@@ -177,3 +179,11 @@ def test_a_flag_that_the_settings_would_overrule_is_refused(tmp_path):
     assert cells_of(config, {"init_seed": "3"}, tmp_path)[0].given["lr"] == "0.5"
     own = CompareConfig(algorithms="ZO --lr 0.25,LOZO", settings=best)
     assert cells_of(own, {}, tmp_path)[0].given["lr"] == "0.25"
+
+
+def test_variants_of_a_method_have_other_keys_in_the_tables():
+    red, blue = "#FF0000", "#0000FF"
+    rules = _keys([red, blue, red]).split("}")
+    assert [f"background: {colour}" in rule for colour, rule in zip((red, blue), rules, strict=False)] == [True, True]
+    assert "background" not in rules[2]
+    assert red in rules[2]

@@ -14,6 +14,7 @@ from zotune.config import ALGORITHMS, TrainConfig
 from zotune.config.compare import DERIVED, labelled
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna; install zotune[sweep].")
+from zotune.reports.style import DARK  # noqa: E402
 from zotune.reports.sweep import _limits  # noqa: E402
 from zotune.sweep import sharing  # noqa: E402
 from zotune.sweep.draws import Draws  # noqa: E402
@@ -103,6 +104,9 @@ def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
         assert best[method]["lr"] == min(losses, key=losses.get)
     assert best["LOZO --rank 1"]["rank"] == "1"
     assert (workshop / "out" / "sweep.png").stat().st_size > 1000
+    light, dark = ((workshop / "out" / f"sweep{theme}.svg").read_text() for theme in ("", "-dark"))
+    assert "validation loss (nats per example)" in light
+    assert (DARK.ground.lower() in dark, DARK.ground.lower() in light) == (True, False)
 
     # The printed command makes the best run again.
     command = shlex.split(next(line for line in err.splitlines() if line.startswith("zotune train")))

@@ -87,6 +87,8 @@ class Theme:
 
 LIGHT: Final = Theme("light", "#FFFFFF", "#1F2328", GRID_COLOUR, METHOD_COLOURS)
 DARK: Final = Theme("dark", "#15181D", "#E6E8EB", "#333A44", DARK_COLOURS)
+THEMES: Final = ((LIGHT, ""), (DARK, "-dark"))
+"""With what the names of their files end in."""
 
 
 def method_colour(method: str) -> str:

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from optuna.trial import FrozenTrial, TrialState
 
-from zotune.reports.comparison.charts import WIDE
-from zotune.reports.style import DPI, LIGHT
+from zotune.reports.comparison.charts import CHARTS, WIDE
+from zotune.reports.style import DPI, THEMES, Theme
 from zotune.sweep.draws import Draws
 from zotune.sweep.study import Search, scores_of, spent_by
 
@@ -26,12 +26,13 @@ _COLUMNS = 4
 
 
 def write_sweep(out: Path, searches: Sequence[Search], metric: str) -> None:
-    """Write ``trials.csv`` and ``sweep.png`` (and .svg) into the folder of a search."""
+    """Write ``trials.csv`` and ``sweep.png`` (and .svg, and both for a dark ground) into the folder of a search."""
     trials = {search.entry.label: search.study.get_trials(deepcopy=False) for search in searches}
     draws = {search.entry.label: search.draws for search in searches}
     (out / "trials.csv").write_text(_rows(trials, draws, metric), encoding="utf-8", newline="")
-    for kind in ("png", "svg"):
-        (out / f"sweep.{kind}").write_bytes(_draw(trials, metric, kind, _chosen(searches)))
+    for theme, suffix in THEMES:
+        for kind in ("png", "svg"):
+            (out / f"sweep{suffix}.{kind}").write_bytes(_draw(trials, metric, kind, _chosen(searches), theme))
 
 
 def _chosen(searches: Sequence[Search]) -> dict[str, int]:
@@ -64,7 +65,9 @@ def _finite(trial: FrozenTrial) -> bool:
     return trial.value is not None and math.isfinite(trial.value)
 
 
-def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chosen: Mapping[str, int]) -> bytes:
+def _draw(
+    trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chosen: Mapping[str, int], theme: Theme
+) -> bytes:
     columns = min(len(trials), _COLUMNS)
     rows = math.ceil(len(trials) / columns)
     values = [point.value for found in trials.values() for point in _points(found, metric)]
@@ -72,23 +75,21 @@ def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chose
     wide = metric == "loss" and _is_wide(values)
     if wide:
         limits = min(values) / 1.5, limits[1]
-    with mpl.rc_context(LIGHT.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
+    with mpl.rc_context(theme.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
         figure = Figure(figsize=(max(2.9 * columns, 5.5), 2.7 * rows + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
         every = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
         for axes, (label, found) in zip(every, trials.items(), strict=False):
             if wide:
                 axes.set_yscale("log")
-            _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits)
+            _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits, theme)
         for axes in every[len(trials) :]:
             axes.remove()
         for axes in every[: len(trials) : columns]:
-            axes.set_ylabel(f"validation {metric}")
+            axes.set_ylabel(f"validation {_UNITS.get(metric, metric)}")
         handles = [
-            Line2D(
-                [], [], color=LIGHT.text, linestyle="", marker=marker, markerfacecolor=face, label=name, markersize=size
-            )
-            for name, marker, face, size in _LEGEND
+            Line2D([], [], color=theme.text, linestyle="", marker=marker, fillstyle=fill, label=name, markersize=size)
+            for name, marker, fill, size in _LEGEND
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(f"Validation {metric} against the learning rate", fontweight="bold")
@@ -98,8 +99,10 @@ def _draw(trials: Mapping[str, list[FrozenTrial]], metric: str, kind: str, chose
     return picture.getvalue()
 
 
-_LEGEND: Final = (
-    ("finished", "o", LIGHT.text, 5),
+_UNITS: Final = {chart.metric: chart.label for chart in CHARTS if not chart.training}
+
+_LEGEND: Final[tuple[tuple[str, str, Literal["full", "none"], int], ...]] = (
+    ("finished", "o", "full", 5),
     ("broken off", "o", "none", 5),
     ("outside of the figure", "^", "none", 5),
     ("chosen, with its other draws", "o", "none", 10),
@@ -154,13 +157,13 @@ def _tick(axes: Axes, rates: list[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_method(axes: Axes, label: str, points: list[_Point], limits: tuple[float, float]) -> None:
-    colour = LIGHT.of(label.split()[0])
+def _draw_method(axes: Axes, label: str, points: list[_Point], limits: tuple[float, float], theme: Theme) -> None:
+    colour = theme.of(label.split()[0])
     top = limits[1] - 0.03 * (limits[1] - limits[0])
     for rate, finished, chosen, value in points:
         inside = value <= limits[1]
         if chosen:
-            axes.plot(rate, min(value, top), marker="o", markersize=10, color=LIGHT.text, markerfacecolor="none")
+            axes.plot(rate, min(value, top), marker="o", markersize=10, color=theme.text, markerfacecolor="none")
         axes.plot(
             rate,
             value if inside else top,
@@ -175,6 +178,6 @@ def _draw_method(axes: Axes, label: str, points: list[_Point], limits: tuple[flo
     axes.set_ylim(*limits)
     axes.set_title(label.replace("$", r"\$"), fontsize=10)
     axes.set_xlabel("learning rate")
-    axes.grid(visible=True, color=LIGHT.grid, linewidth=0.6)
+    axes.grid(visible=True, color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -77,8 +77,7 @@ def as_html(report: Report) -> str:
     figures = "".join(_figure(title, *pair) for title, pair in report.pictures.items())
     tables = "".join(_table(table, report.colours) for table in report.tables)
     commands = html.escape("\n".join(report.commands))
-    dark = "".join(f".k{number} {{ background: {dark}; }}" for number, (_, dark) in enumerate(report.colours.values()))
-    light = "".join(f".k{number} {{ background: {one}; }}" for number, (one, _) in enumerate(report.colours.values()))
+    light, dark = (_keys([pair[theme] for pair in report.colours.values()]) for theme in (0, 1))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -89,6 +88,16 @@ def as_html(report: Report) -> str:
         f"<details><summary>The commands of the runs</summary><pre>{commands}</pre></details>\n"
         f'<p class="note">{html.escape(report.machine)}</p>\n</main>\n</body>\n</html>\n'
     )
+
+
+def _keys(colours: Sequence[str]) -> str:
+    """Rules for the square in front of each label: filled, or for another variant of the same method a frame."""
+    rules = []
+    for number, colour in enumerate(colours):
+        first = colour not in colours[:number]
+        fill = f"background: {colour}" if first else f"box-shadow: inset 0 0 0 .2em {colour}"
+        rules.append(f".k{number} {{ {fill}; }}")
+    return "".join(rules)
 
 
 def _figure(title: str, light: bytes, dark: bytes) -> str:

@@ -15,10 +15,9 @@ from zotune.reports.comparison.charts import Chart, charts_of, draw
 from zotune.reports.comparison.findings import Findings
 from zotune.reports.comparison.page import Report, as_html, as_markdown
 from zotune.reports.comparison.tables import tables_of
-from zotune.reports.style import DARK, LIGHT
+from zotune.reports.style import DARK, LIGHT, THEMES
 
 PAGE: Final = "report.html"
-_THEMES: Final = ((LIGHT, ""), (DARK, "-dark"))
 
 
 def write_report(
@@ -65,7 +64,7 @@ def _write_chart(
     figures: Path, chart: Chart, results: Sequence[Result], budget: int, title: str
 ) -> tuple[bytes, bytes]:
     svgs = []
-    for theme, suffix in _THEMES:
+    for theme, suffix in THEMES:
         for kind in ("png", "svg"):
             picture = draw(chart, results, budget, theme, kind, title=title)
             (figures / f"{chart.name}{suffix}.{kind}").write_bytes(picture)
