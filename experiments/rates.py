@@ -218,19 +218,41 @@ def best_of(losses: dict[str, float]) -> str:
 
 
 def factors_table(results: dict[str, Any]) -> str:
-    """Losses at multiples of the shipped share, and what that costs beside the best one."""
-    lines = ["| case | method | loss before | half | shipped | twice | others | shipped above the best |"]
-    lines.append("|---|---|---:|---:|---:|---:|---|---:|")
+    """How far the shipped share ends above the best of its multiples, and all losses."""
+    return f"{excess_table(results)}\n{multiples_table(results)}"
+
+
+def excess_table(results: dict[str, Any]) -> str:
+    """For each method and case the loss of the shipped share above that of the best multiple, and which one that is."""
+    methods = [method for method in METHODS if all(whole(found.get(method)) for found in results.values())]
+    lines = [f"| method | {' | '.join(results)} |", f"|---|{'---:|' * len(results)}"]
+    for method in methods:
+        cells = []
+        for found in results.values():
+            losses = {float(multiple): mean_loss(runs) for multiple, runs in found[method].items()}
+            best = min(sorted(losses, key=lambda multiple: abs(math.log(multiple))), key=losses.__getitem__)
+            cells.append("best" if best == 1.0 else f"{above(losses[1.0], losses[best])} ({best:g})")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def whole(found: dict[str, Any] | None) -> bool:
+    return found is not None and {"0.5", "1", "2"} <= found.keys()
+
+
+def multiples_table(results: dict[str, Any]) -> str:
+    """Losses at multiples of the shipped share."""
+    lines = ["| case | method | loss before | half | shipped | twice | others |"]
+    lines.append("|---|---|---:|---:|---:|---:|---|")
     for case, methods in results.items():
         for method, found in methods.items():
-            losses = {float(multiple): mean_loss(runs) for multiple, runs in found.items()}
-            if not {0.5, 1.0, 2.0} <= losses.keys():
+            if not whole(found):
                 continue
+            losses = {float(multiple): mean_loss(runs) for multiple, runs in found.items()}
             first = statistics.fmean([run["first"] for run in next(iter(found.values()))])
             others = ", ".join(f"{m:g}: {losses[m]:.4f}" for m in sorted(losses) if m not in (0.5, 1.0, 2.0))
-            above = 100 * (losses[1.0] / min(losses.values()) - 1)
             shown = " | ".join(f"{losses[m]:.4f}" for m in (0.5, 1.0, 2.0))
-            lines.append(f"| {case} | {method} | {first:.3f} | {shown} | {others} | {above:.1f} % |")
+            lines.append(f"| {case} | {method} | {first:.3f} | {shown} | {others} |")
     return "\n".join(lines) + "\n"
 
 

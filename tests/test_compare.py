@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -404,8 +405,7 @@ def test_a_run_that_diverges_is_told(workshop, capsys):
     assert state_of(workshop / "out/runs" / slug("FOSGD --lr 1e30") / "trial-0") == "diverged"
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("sent", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1")])
 def test_a_stopped_comparison_goes_on_where_it_stood(workshop, capsys, sent, jobs):
     words = ["--algorithms", "ZO", "--trials", "2", "--budget_queries", "16000", "--evaluations", "2", "--jobs", jobs]
     command = [sys.executable, "-m", "zotune", "compare", *SHARED, *words, "--out", "out"]
@@ -454,8 +454,16 @@ def test_labels_that_matplotlib_and_html_would_read_as_something_else():
         labelled("ZO --lr $x$,ZO --lr $x$", {})
 
 
-def finished(workshop, capsys, *words):
-    compare(capsys, "--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", *words, "--out", "out")
+@pytest.fixture
+def finished(workshop, shelf, capsys):
+    """The folder of a finished run of ZO, in a comparison with FOSGD; made once, for processes take their time."""
+    made = shelf / "compared"
+    words = ("--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", "--out", "out")
+    if not made.exists():
+        compare(capsys, *words)
+        shutil.copytree(workshop / "out", made)
+    else:
+        shutil.copytree(made, workshop / "out")
     return run_folder(workshop / "out/runs/ZO/trial-0")
 
 
@@ -469,8 +477,8 @@ def finished(workshop, capsys, *words):
         ("config.json", lambda text: "{"),
     ],
 )
-def test_finished_runs_whose_files_are_damaged_are_named(workshop, capsys, name, damage):
-    run = finished(workshop, capsys)
+def test_finished_runs_whose_files_are_damaged_are_named(finished, capsys, name, damage):
+    run = finished
     text = damage((run / name).read_text())
     if text is None:
         (run / name).unlink()
@@ -482,8 +490,10 @@ def test_finished_runs_whose_files_are_damaged_are_named(workshop, capsys, name,
     assert "are not as the run wrote them" in err
 
 
-def test_another_order_or_spelling_of_the_flags_is_the_same_comparison(workshop, capsys):
-    finished(workshop, capsys, "--weight_decay", "0.5", "--clipping")
+@pytest.mark.usefixtures("workshop")
+def test_another_order_or_spelling_of_the_flags_is_the_same_comparison(capsys):
+    begun = ("--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", "--weight_decay", "0.5")
+    compare(capsys, *begun, "--clipping", "--out", "out")
     words = ("--clipping", "--weight_decay", "5e-1", "--algorithms", "ZO,FOSGD", "--trials", "01")
     _, err = compare(capsys, *words, "--budget_queries", "96", "--out", "out")
     assert "2 of 2 runs are there already." in err
@@ -494,18 +504,18 @@ def test_a_refused_comparison_reserves_no_folder(workshop, capsys):
     compare(capsys, "--algorithms", "ZO", "--trials", "1", "--budget_queries", "32", "--out", "out")
 
 
+@pytest.mark.usefixtures("finished")
 def test_runs_of_somebody_else_are_left_alone(workshop, capsys):
-    finished(workshop, capsys)
     (workshop / "out/runs/ZO/trial-0/run.json").unlink()
     words = ("--algorithms", "ZO", "--trials", "1", "--budget_queries", "96", "--out", "out")
     _, err = compare(capsys, *words, code=2)
     assert "holds a run that is not known here" in err
 
 
-def test_a_run_that_is_still_trained_is_waited_for_by_hand(workshop, capsys):
+def test_a_run_that_is_still_trained_is_waited_for_by_hand(finished, capsys):
     from zotune.run.lock import FolderLock
 
-    run = finished(workshop, capsys)
+    run = finished
     (run / "summary.json").unlink()
     lock = FolderLock(run)
     words = ("--algorithms", "ZO", "--trials", "1", "--budget_queries", "96", "--out", "out")
@@ -515,8 +525,8 @@ def test_a_run_that_is_still_trained_is_waited_for_by_hand(workshop, capsys):
     compare(capsys, *words)
 
 
+@pytest.mark.usefixtures("finished")
 def test_first_order_runs_that_were_stopped_begin_again(workshop, capsys):
-    finished(workshop, capsys)
     run = run_folder(workshop / "out/runs/FOSGD/trial-0")
     (run / "summary.json").write_text(json.dumps({"status": "stopped"}))
     words = ("--algorithms", "ZO,FOSGD", "--trials", "1", "--budget_queries", "96", "--out", "out")
