@@ -330,15 +330,6 @@ def test_a_grid_point_whose_run_was_stopped_is_tried_again(workshop, capsys, mon
     assert sorted(done) == [1e-4, 2e-4, 3e-4]
 
 
-def test_processes_do_not_try_a_grid_point_twice(workshop, capfd):
-    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
-    words = ["--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--jobs", "3"]
-    assert main(["sweep", *SHARED, *words, "--budget_queries", "32", "--out", "out"]) == 0
-    done = study(workshop, "ZO").get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-    assert sorted(trial.params["lr"] for trial in done) == [1e-4, 2e-4]
-    capfd.readouterr()
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -451,11 +442,13 @@ def test_switches_and_whole_numbers_are_searched(workshop, capsys):
     assert "--full_parameter True" not in err
 
 
-def test_processes_run_other_draws_side_by_side(workshop, capfd):
+def test_processes_try_no_grid_point_twice_and_run_other_draws_side_by_side(workshop, capfd):
     (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4]}}))
-    words = ["--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--jobs", "2"]
+    words = ["--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--jobs", "3"]
     words += ["--budget_queries", "32", "--confirmations", "2", "--out", "out"]
     assert main(["sweep", *SHARED, *words]) == 0
+    done = study(workshop, "ZO").get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert sorted(trial.params["lr"] for trial in done) == [1e-4, 2e-4]
     again = study(workshop, "ZO on other draws").trials
     done = [(trial.params["run"], trial.params["draw"]) for trial in again if trial.value is not None]
     assert sorted(done) == [(0, 1), (0, 2), (1, 1), (1, 2)]
