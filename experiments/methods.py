@@ -1,11 +1,12 @@
 """All methods, tuned at equal budget and compared over five trials: the page of the experiments.
 
-    python experiments/methods.py --data FOLDER --models FOLDER [--only NAME ...] [--first] [--work FOLDER]
+    python experiments/methods.py --data FOLDER --models FOLDER [--only NAME ...] [--first] [--kept] [--work FOLDER]
 
 For each case three commands: `zotune sweep` over two decades (the rate of each method, with other heads, directions and
 order than those of the comparison, and other examples as far as there are more: --init_seed 7), `zotune sweep` again
-over seven rates about the best of them, and `zotune compare` with the best settings.  Where everything stays at chance
-(AT_CHANCE) the second search is left out.  What is finished is not done again.
+over seven rates about the best of them, and `zotune compare` with the best settings.  Where the zeroth-order methods
+stay at chance (AT_CHANCE) the second search is left out, but for trec with the llama.  What is finished is not done
+again.  With ``--kept`` only the comparison is made, with the settings that are in the results already.
 Keeps report.md, figures, tables of runs, the tried settings and the best ones in experiments/results/methods/NAME, of
 the first search in its folder coarse (with ``--first`` also the comparison of what that one found).
 """
@@ -39,7 +40,7 @@ CASES = {
     "embedded-rte": (*EMBEDDED, "--task", "rte"),
     "embedded-cb": (*EMBEDDED, "--task", "cb"),
 }
-AT_CHANCE = ("llama-sst2", "llama-cb", "llama-rte", "llama-mnli")
+AT_CHANCE = ("llama-sst2", "llama-cb", "llama-rte", "llama-mnli", "opt-trec")
 BUDGET = "6000"
 RUNS = "7"
 RATIO, NEXT = 1.4, 3
@@ -80,6 +81,9 @@ def near(best: Path, space: Path) -> Path:
 def run(name: str, options: argparse.Namespace) -> None:
     shared, work = words_of(name, options), options.work / name
     coarse, fine, kept = work / "coarse", work / "fine", options.results / name
+    if options.kept:
+        keep_report(compared(shared, work / "compare", settings=best_of(kept)), kept, options)
+        return
     sweep = ("sweep", "--algorithms", METHODS, *shared, "--evaluations", "4", "--init_seed", "7")
     command(*sweep, "--space", str(HERE / "spaces.json"), "--runs", RUNS, "--out", str(coarse))
     if name in AT_CHANCE:
@@ -92,11 +96,7 @@ def run(name: str, options: argparse.Namespace) -> None:
         if options.first:
             keep(compared(shared, work / "compare-coarse", settings=best_of(coarse)), kept / "coarse", options)
     keep(fine, kept, options)
-    keep(compared(shared, work / "compare", settings=best_of(fine)), kept, options)
-    (kept / "figures").mkdir(exist_ok=True)
-    for picture in (work / "compare" / "figures").glob("*.png"):
-        if "-dark" not in picture.name:
-            shutil.copy(picture, kept / "figures" / picture.name)
+    keep_report(compared(shared, work / "compare", settings=best_of(fine)), kept, options)
 
 
 def compared(shared: list[str], out: Path, *, methods: str = METHODS, settings: tuple[str, ...] = ()) -> Path:
@@ -133,6 +133,15 @@ def keep(folder: Path, kept: Path, options: argparse.Namespace) -> None:
             (kept / found.name).write_text(text)
 
 
+def keep_report(folder: Path, kept: Path, options: argparse.Namespace) -> None:
+    """Copy a report with its figures for a light ground."""
+    keep(folder, kept, options)
+    (kept / "figures").mkdir(exist_ok=True)
+    for picture in (folder / "figures").glob("*.png"):
+        if "-dark" not in picture.name:
+            shutil.copy(picture, kept / "figures" / picture.name)
+
+
 def parser_of(doc: str, cases: Iterable[str], name: str) -> argparse.ArgumentParser:
     """What the scripts on these cases are told; ``name``: of their folders."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
@@ -156,6 +165,7 @@ def told(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def main() -> int:
     parser = parser_of(__doc__, CASES, "methods")
     parser.add_argument("--first", action="store_true", help="compare with what the first search found as well")
+    parser.add_argument("--kept", action="store_true", help="compare with the settings in --results, without a search")
     options = told(parser)
     for name in options.only:
         run(name, options)

@@ -12,7 +12,7 @@ from zotune.compare.curves import Curve, Result
 from zotune.compare.plan import cells_of
 from zotune.config import ConfigError, TrainConfig
 from zotune.config.compare import CompareConfig
-from zotune.reports.comparison.charts import _scale
+from zotune.reports.comparison.charts import _scale, charts_of, draw
 from zotune.reports.comparison.conclusion import conclusion
 from zotune.reports.comparison.costs import SMALLEST_MB, cost_table, settings_table
 from zotune.reports.comparison.findings import NONE, Findings
@@ -50,7 +50,40 @@ def table(findings, title):
     return next(one for one in tables_of(findings) if one.title.startswith(title))
 
 
+def with_shares(label, losses, accuracies, *, loss=0.69, accuracy=0.6):
+    runs = []
+    for trial in range(3):
+        run = a_result(label, trial, losses)
+        run.evaluations.values["accuracy"] = np.array(accuracies, dtype=float)
+        run.settings["class_shares"] = {"loss": loss, "accuracy": accuracy}
+        runs.append(run)
+    return runs
+
+
 # ------------------------------------------------------------------------------------------------------ sentences
+
+
+def test_what_is_known_without_reading_is_a_row_a_sentence_and_no_target():
+    findings = found(ZO=with_shares("ZO", [1.0, 0.7], [0.5, 0.55]), LOZO=with_shares("LOZO", [1.0, 0.3], [0.5, 0.9]))
+    assert "ZO ends above the validation loss of predicting how frequent each class is, 0.6900" in " ".join(
+        conclusion(findings, 100)
+    )
+    assert table(findings, "At the end").rows[-1][:3] == ("shares of the classes", "0.6900", "0.6000")
+    assert findings.targets() == []  # 0.7 and 0.55 are nothing to aim at
+    learnt = found(LOZO=with_shares("LOZO", [1.0, 0.3], [0.5, 0.9]))
+    assert learnt.targets() == [("loss", 0.3), ("accuracy", 0.9)]
+    assert not [said for said in conclusion(learnt, 100) if "how frequent" in said]
+    none = found(ZO=with_shares("ZO", [1.0, 0.7], [0.5, 0.5]), LOZO=with_shares("LOZO", [1.0, 0.8], [0.5, 0.5]))
+    assert [said for said in conclusion(none, 100) if said.startswith("No method ends below the validation loss")]
+
+
+def test_what_is_known_without_reading_is_a_line_in_the_figure():
+    pictures = []
+    for share in (0.6, 0.65):
+        results = with_shares("ZO", [1.0, 0.7], [0.5, 0.55], accuracy=share)
+        pictures.append([draw(chart, results, 100, LIGHT, "svg", title="x") for chart in charts_of(results)])
+    assert [picture.count(b"shares of the classes") for picture in pictures[0]] == [1, 0, 1]  # not in training losses
+    assert [one == other for one, other in zip(*pictures, strict=True)] == [False, True, True]
 
 
 def test_one_method_is_no_winner_and_has_no_differences():

@@ -13,13 +13,13 @@ import tiny_models
 import torch
 from command_runs import losses_of, rows_of, shelf, stop_after, train, workshop
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 import zotune
 from zotune.cli import main
 from zotune.evaluators.stacked import Stacked
-from zotune.hf.adapters import Adapter, add_adapter
-from zotune.hf.models import load_classifier, load_tokenizer
+from zotune.hf.adapters import Adapter, add_adapter, load_adapter
+from zotune.hf.models import load_classifier, load_language_model, load_tokenizer
 from zotune.hf.prefixes import take_prefix
 from zotune.tasks import get_task
 
@@ -167,6 +167,43 @@ def test_label_words_refuse_what_they_would_ignore(folders: dict[str, Path]) -> 
     model = plain(folders["roberta"], True)
     with pytest.raises(TypeError, match="reads input_ids, and returns logits alone"):
         model(**batch(True), inputs_embeds=torch.zeros(2, 9, 16))
+
+
+@pytest.mark.parametrize("family", tiny_models.DECODERS)
+def test_what_was_trained_on_label_words_opens_as_a_language_model_that_writes(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    mine, given = adapted(folders[family], True), batch(False)
+    mine.save_pretrained(tmp_path / "kept")
+    tokenizer = load_tokenizer(str(folders[family]))
+    language_model = load_language_model(str(folders[family]), tokenizer=tokenizer, adapted=True)
+    opened = load_adapter(language_model, tmp_path / "kept")
+    ids = given["input_ids"][:1]
+    with torch.no_grad():
+        words = mine(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+        logits = opened(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+        written = opened.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=1,
+            output_scores=True,
+            return_dict_in_generate=True,
+            do_sample=False,
+        ).scores[0][0]
+    torch.testing.assert_close(logits[mine.get_base_model().label_word_ids], words, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(written, logits, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_trained_at_a_mask_opens_with_a_class_that_takes_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    mine, given = adapted(folders["roberta"], True), batch(True)
+    mine.save_pretrained(tmp_path / "kept")
+    assert json.loads((tmp_path / "kept/adapter_config.json").read_text())["modules_to_save"] is None
+    masked: Any = AutoModelForMaskedLM.from_pretrained(folders["roberta"]).eval()
+    opened = peft.PeftModel.from_pretrained(take_prefix(masked), tmp_path / "kept").eval()
+    base = mine.get_base_model()
+    with torch.no_grad():
+        logits = opened(**given).logits[[0, 1], [7, 4]][:, base.label_word_ids]
+        torch.testing.assert_close(logits, mine(**given).logits, rtol=1e-5, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ whole runs

@@ -20,7 +20,7 @@ from zotune.config.text import (
     replay_from_text,
     sweep_from_text,
 )
-from zotune.config.train import AUTO, FLAGS, LIBRARIES, MEASURED, TrainConfig, dump_settings, load_settings
+from zotune.config.train import AUTO, FLAGS, LIBRARIES, MEASURED, SHARES, TrainConfig, dump_settings, load_settings
 
 __all__ = [
     "ALGORITHMS",
@@ -38,6 +38,7 @@ __all__ = [
     "MEASURED",
     "METHOD_FLAGS",
     "REPLAY_FLAGS",
+    "SHARES",
     "SWEEP_FLAGS",
     "TRAJECTORY",
     "Algorithm",

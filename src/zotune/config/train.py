@@ -26,6 +26,9 @@ MEASURED: Final = "lr_measured"
 LIBRARIES: Final = "libraries_mb"
 """Key in config.json of what a process on a CPU held beside the model before the first step."""
 
+SHARES: Final = "class_shares"
+"""Key in config.json of the loss and accuracy of predicting how frequent the classes are."""
+
 SCALE: Final = 1e-3
 SCALES: Final = {"lora": 1e-2, "prefix": 1e-1, "prompt": 1e-1}
 """Length of a probe by what is trained, as in the experiments of MeZO (arXiv 2305.17333)."""

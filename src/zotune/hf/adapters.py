@@ -106,6 +106,8 @@ def add_adapter(
         if config.peft_type == "PREFIX_TUNING":
             take_prefix(model)
         adapted: Any = peft.get_peft_model(model, config)
+    if getattr(config, "task_type", None) == "SEQ_CLS" and not _classifies(model):
+        config.modules_to_save = None  # peft names heads that a model with label words does not have
     adapted.eval()
     if not any(p.requires_grad for p in adapted.parameters()):
         raise ValueError(f"An adapter of the kind {config.peft_type.value} trains nothing of {name}; use another one.")
@@ -210,8 +212,9 @@ def _check_virtual_tokens(model: nn.Module, config: Any) -> None:
 def _task_type(model: nn.Module, adapter: Adapter) -> str | None:
     """What peft is told that the model does."""
     prefixed = adapter.kind == "prefix" or (adapter.settings or {}).get("peft_type") == "PREFIX_TUNING"
-    if hasattr(model, "prompt_style"):  # peft puts a prefix in front of what it knows only
-        return "SEQ_CLS" if prefixed else None
+    style = getattr(model, "prompt_style", None)
+    if style is not None:  # peft puts a prefix in front of what it knows only; a causal one also has to write with it
+        return None if not prefixed else "CAUSAL_LM" if style == "last" else "SEQ_CLS"
     return "SEQ_CLS" if _classifies(model) else "CAUSAL_LM"
 
 

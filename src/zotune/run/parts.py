@@ -21,6 +21,7 @@ from zotune.run.questions import question_parts
 from zotune.run.splits import read_splits
 from zotune.tasks import compute_metrics
 from zotune.tasks.questions import LABEL_FIELD
+from zotune.tasks.shares import class_shares
 from zotune.tasks.tokens import Cut, tokenise
 
 LONGEST: Final = 128
@@ -66,6 +67,13 @@ class Parts:
         """All sets of rows."""
         every = (self.train, self.validation, self.test)
         return tuple(rows for rows in every if rows is not None)
+
+    @property
+    def class_shares(self) -> dict[str, float] | None:
+        """Loss and accuracy of predicting how frequent the classes are; None where no class is predicted."""
+        if self.objective.name != "classes":
+            return None
+        return class_shares(self.train["labels"], self.validation["labels"])
 
     @property
     def parameters(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import transformers
 from rich.console import Console
 from transformers import TrainerCallback
 
-from zotune.config import AUTO, LARGEST, LIBRARIES, MEASURED, TRAJECTORY, ConfigError, TrainConfig
+from zotune.config import AUTO, LARGEST, LIBRARIES, MEASURED, SHARES, TRAJECTORY, ConfigError, TrainConfig
 from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
@@ -273,6 +273,7 @@ class TrainingRun:
                 "device_used": str(machine.device),
                 LIBRARIES: round(libraries_memory(parts.model, machine.device) / 1e6, 1),
                 **self._measured,
+                **({} if parts.class_shares is None else {SHARES: parts.class_shares}),
                 DATA: rows_digest(*parts.rows),
                 OPTIONS: config.library_options(),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +18,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from zotune.compare.curves import Curve, Numbers, Result
 from zotune.compare.running import BLOWN
 from zotune.compare.statistics import aligned, band, binned
+from zotune.reports.comparison.findings import UNTAUGHT, untaught
 from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
 
 BINS: Final = 50
@@ -80,6 +82,9 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
         both = figure.subplots(1, 2, sharey=True)
         for axes, against in zip(both, chart.against, strict=True):
             _draw_lines(axes, chart, results, budget, against, theme)
+            bar = math.nan if chart.training else untaught(results, chart.metric)
+            if math.isfinite(bar):
+                axes.axhline(bar, color=theme.text, linestyle=(0, (1, 3)), linewidth=1.2, zorder=0.5, label=UNTAUGHT)
             _dress(axes, theme)
             axes.set_xlabel(_AGAINST[against])
         both[0].set_ylabel(chart.label)

@@ -18,7 +18,7 @@ INTERVALS: Final = "(paired differences; 95 % for all of them together, Bonferro
 def conclusion(findings: Findings, budget: int) -> list[str]:
     """What the comparison says, in sentences; which methods cannot be told apart as well."""
     said = [sentence for metric in findings.metrics[:2] if (sentence := _of_metric(findings, metric, budget))]
-    said += [*_of_earlier(findings), *_of_diverged(findings)]
+    said += [*_of_unlearnt(findings), *_of_earlier(findings), *_of_diverged(findings)]
     if names := untuned(findings):
         one = len(names) == 1
         said.append(
@@ -60,6 +60,21 @@ def _of_metric(findings: Findings, metric: str, budget: int) -> str:
 
 def _trials(count: int) -> str:
     return "One trial" if count == 1 else "Two trials" if count == 2 else f"{count} trials"
+
+
+def _of_unlearnt(findings: Findings) -> list[str]:
+    """Which methods end no better than what is known without reading."""
+    bar = findings.untaught("loss")
+    finals = {label: findings.finals(label, "loss") for label in findings.by_label}
+    above = [label for label, final in finals.items() if final.count and final.mean >= bar]
+    if not above:
+        return []
+    every = len(above) == sum(final.count > 0 for final in finals.values()) > 1
+    return [
+        f"{'No method' if every else listed(above)} {'ends' if every or len(above) == 1 else 'end'}"
+        f" {'below' if every else 'above'} the validation loss of predicting how frequent each class is, {bar:.4f}:"
+        " nothing but that may have been learnt."
+    ]
 
 
 def _of_earlier(findings: Findings) -> list[str]:

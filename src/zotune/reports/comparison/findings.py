@@ -9,13 +9,16 @@ from typing import Final
 
 from zotune.compare.curves import Numbers, Result
 from zotune.compare.statistics import Mean, mean_of, target_of
-from zotune.config import ALGORITHMS, MEASURED
+from zotune.config import ALGORITHMS, MEASURED, SHARES
 
 METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
 """Validation metrics that have a column, in this order, where the runs have them."""
 
 NONE: Final = "\N{EN DASH}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
+UNTAUGHT: Final = "shares of the classes"
+"""What the prediction of nothing but how frequent the classes are is called."""
+
 FEWEST: Final = 3
 """Trials from which on methods are told apart in a sentence."""
 
@@ -72,10 +75,24 @@ class Findings:
         found = [(metric, target_of(self.base, metric)) for metric in self.metrics if metric in ("loss", "accuracy")]
         return [(metric, value) for metric, value in found if math.isfinite(value) and self._learnt(metric, value)]
 
+    def untaught(self, metric: str) -> float:
+        """See `untaught`."""
+        return untaught([result for results in self.by_label.values() for result in results], metric)
+
     def _learnt(self, metric: str, value: float) -> bool:
-        """Whether a value is better than what any run of the reference began with: that would be no target."""
+        """Whether a value is better than what any run of the reference began with, and than the shares of the classes:
+        that would be no target."""
         curves = [r.evaluations.values[metric] for r in self.base if metric in r.evaluations.values]
+        if rank(value, metric) >= rank(self.untaught(metric), metric):
+            return False
         return all(rank(value, metric) < rank(float(values[0]), metric) for values in curves if len(values))
+
+
+def untaught(results: Sequence[Result], metric: str) -> float:
+    """The loss or accuracy of predicting the shares of the classes, mean over the runs; nan where it is not known."""
+    every = [result.settings.get(SHARES) for result in results]
+    known = [float(shares[metric]) for shares in every if isinstance(shares, dict) and metric in shares]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def has_own_rate(results: Sequence[Result]) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from zotune.compare.curves import LAST, Result
 from zotune.compare.statistics import difference, mean_of, reaching
 from zotune.reports.comparison.costs import cost_table, settings_table
-from zotune.reports.comparison.findings import FEWEST, NONE, TIMES, Findings, Table, mean_text, or_none, shown
+from zotune.reports.comparison.findings import FEWEST, NONE, TIMES, UNTAUGHT, Findings, Table, mean_text, or_none, shown
 
 
 def tables_of(findings: Findings) -> list[Table]:
@@ -29,6 +31,13 @@ def _final(findings: Findings) -> Table:
         "Validation rows after the last step: mean ± standard deviation over the runs that did not diverge. Training"
         f" loss: mean over the batches of the last {LAST:.0%} of the budget."
     )
+    untaught = [findings.untaught(metric) for metric in findings.metrics]
+    if any(math.isfinite(value) for value in untaught):
+        rows.append((UNTAUGHT, *(or_none(value, lambda x: f"{x:.4f}") for value in untaught), NONE, NONE))
+        note += (
+            " Shares of the classes: predicting how frequent each is among the training rows, and for the accuracy the"
+            " most frequent one, whatever the text."
+        )
     head = ("method", *map(shown, findings.metrics), "training loss", "runs")
     return Table("At the end of the budget", head, tuple(rows), note)
 
