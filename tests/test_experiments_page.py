@@ -2,14 +2,17 @@
 
 import csv
 import json
+import math
 import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+PAGE, RATES = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("experiments", "measured-rates"))
 RESULTS = ROOT / "experiments" / "results"
 METHODS = {
     "MeZO": "ZO",
@@ -22,13 +25,12 @@ METHODS = {
     "FZOO": "FZOO",
     "AdamW": "FOAdam",
 }
-REAL = ("trec", "sst2", "rte", "mnli", "cb")
 
 
-def tables(first):
-    """Headers and rows of the page's tables whose first column is called so."""
+def tables(first, page=PAGE):
+    """Headers and rows of a page's tables whose first column is called so."""
     found = []
-    for block in re.findall(r"(?:^\|.*\n)+", PAGE, re.M):
+    for block in re.findall(r"(?:^\|.*\n)+", page, re.M):
         lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
         if lines[0][0] == first:
             found.append((lines[0], lines[2:]))
@@ -47,22 +49,29 @@ def cell_of(case, method, column):
 def test_every_cell_of_losses_and_accuracies_is_that_of_the_runs():
     checked = 0
     for header, rows in tables("method"):
-        case = "llama-cb"  # the table without a name in its columns
         for column, title in enumerate(header[1:], 1):
-            name, what = re.fullmatch(r"(.*?) ?(loss|accuracy|training loss|loss minus MeZO's)", title).groups()
-            case = f"llama-{name}" if name in REAL else name.replace(" ", "-") or case
-            if what.endswith("MeZO's"):
+            if title == "loss minus MeZO's":
                 continue
-            assert [row[0] for row in rows] == list(METHODS)
-            for row in rows:
-                assert row[column] == cell_of(case, METHODS[row[0]], what.replace(" ", "_")), (case, row[0], title)
+            name, what = re.fullmatch(r"(.*?) (loss|accuracy|training loss)", title).groups()
+            assert [row[0] for row in rows if row[0] != "shares of the classes"] == list(METHODS)
+            for row in rows[: len(METHODS)]:
+                wanted = cell_of(name.replace(" ", "-"), METHODS[row[0]], what.replace(" ", "_"))
+                assert row[column] == wanted, (title, row[0])
                 checked += 1
-    assert checked == 9 * (8 + 4 + 6 + 3)
+    assert checked == 9 * (6 + 3 + 6 + 6 + 3)
+
+
+def test_the_tables_are_those_that_the_script_prints():
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "tables.py")], capture_output=True, text=True, check=True
+    ).stdout
+    for block in re.findall(r"(?:^\|.*\n)+", made, re.M):
+        assert block in PAGE
 
 
 def test_the_rates_are_those_of_the_runs_and_are_counted_right():
     results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
-    _, rows = tables("case")[0]
+    _, rows = next((head, rows) for head, rows in tables("case", RATES) if "lr auto" in head)
     above = []
     for row in rows:
         case, method = row[0], row[1].split()[0]
@@ -71,10 +80,30 @@ def test_the_rates_are_those_of_the_runs_and_are_counted_right():
         if auto:
             best = next(key for key in found if key.endswith(" on fresh draws") and not key.startswith("auto"))
             means = [statistics.fmean(run["loss"] for run in found[key]) for key in ("auto on fresh draws", best)]
-            assert [f"{mean:.4f}" for mean in means] == [auto, constant], (case, method)
+            assert [f"{mean:.4f}" for mean in means] == [auto.split()[0], constant.split()[0]], (case, method)
             above.append(100.0 * (means[0] / means[1] - 1.0))
-    counts = re.search(r"Of all (\d+) it is (\d+) and (\d+), the median (-?[\d.]+) %", PAGE)
+    counts = re.search(r"(\d+) of the (\d+) comparisons .* and (\d+) within 10 %; the median is (-?[\d.]+) %", RATES)
     assert counts is not None
     within = [sum(share <= limit for share in above) for limit in (5.0, 10.0)]
-    assert [int(counts[number]) for number in (1, 2, 3)] == [len(above), *within]
+    assert [int(counts[number]) for number in (2, 1, 3)] == [len(above), *within]
+    runs = [runs for methods in results.values() for found in methods.values() for runs in found.items()]
+    auto = [run["loss"] for key, found in runs if key.startswith("auto") for run in found]
+    assert f"of the {len(auto)} runs with `--lr auto` below none was lost" in RATES
+    assert None not in auto
     assert float(counts[4]) == pytest.approx(statistics.median(above), abs=0.051)
+
+
+def test_how_far_the_shipped_share_is_above_the_best_multiple():
+    """Losses of half and twice the share, and beyond where the search went on."""
+    factors = json.loads((RESULTS / "factors.json").read_text(encoding="utf-8"))
+    header, rows = next((head, rows) for head, rows in tables("method", RATES))
+    assert header[1:] == list(factors)
+    for method, *cells in rows:
+        for case, cell in zip(header[1:], cells, strict=True):
+            losses = {key: [run["loss"] for run in runs] for key, runs in factors[case][method].items()}
+            means = {
+                float(key): math.inf if None in found else statistics.fmean(found) for key, found in losses.items()
+            }
+            assert {0.5, 1.0, 2.0} <= means.keys()
+            excess = 100.0 * (means[1.0] / min(means.values()) - 1.0)
+            assert cell == "best" if excess == 0.0 else cell.startswith(f"+{excess:.1f} % ("), (case, method, cell)
