@@ -188,6 +188,7 @@ def test_a_search_over_decades_of_loss_can_be_drawn():
         for rate, loss in ((1e-3, 1.0), (1e-2, 0.001), (1e-1, float("inf")))
     ]
     picture = _draw({"ZO": trials}, "loss", "svg", {"ZO": 0}, LIGHT)
+    assert all(f">{tick}</text>".encode() in picture for tick in ("0.001", "0.1", "1"))
     assert picture.startswith(b"<?xml")
 
 

@@ -98,6 +98,7 @@ def test_how_far_the_shipped_share_is_above_the_best_multiple():
     factors = json.loads((RESULTS / "factors.json").read_text(encoding="utf-8"))
     header, rows = next((head, rows) for head, rows in tables("method", RATES))
     assert header[1:] == list(factors)
+    excesses = []
     for method, *cells in rows:
         for case, cell in zip(header[1:], cells, strict=True):
             losses = {key: [run["loss"] for run in runs] for key, runs in factors[case][method].items()}
@@ -106,4 +107,11 @@ def test_how_far_the_shipped_share_is_above_the_best_multiple():
             }
             assert {0.5, 1.0, 2.0} <= means.keys()
             excess = 100.0 * (means[1.0] / min(means.values()) - 1.0)
+            excesses.append(excess)
             assert cell == "best" if excess == 0.0 else cell.startswith(f"+{excess:.1f} % ("), (case, method, cell)
+    counts = re.search(
+        r"best one in (\d+) of these (\d+), within 5 % of the best in (\d+) and within 10 % in (\d+)", RATES
+    )
+    assert counts is not None
+    within = [sum(excess <= limit for excess in excesses) for limit in (0.0, 5.0, 10.0)]
+    assert [int(count) for count in counts.groups()] == [within[0], len(excesses), *within[1:]]

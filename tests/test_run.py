@@ -162,6 +162,16 @@ def test_a_rate_of_zero_trains_nothing(capsys):
     assert len(set(accuracies)) == 1
 
 
+def test_the_compiler_of_the_kernels_is_a_library_of_the_process(capsys, monkeypatch):
+    """What it takes is none of the memory of zeroth-order training."""
+    order = []
+    monkeypatch.setattr(training, "warm_up", lambda *_: order.append("compiled"))
+    monkeypatch.setattr(training, "libraries_memory", lambda *_: order.append("measured") or 12_000_000)
+    run, _ = train(capsys, "--algorithm", "ZO")
+    assert order == ["compiled", "measured"]
+    assert json.loads((run / "config.json").read_text())["libraries_mb"] == 12.0
+
+
 def test_best_and_last_model_open_again(capsys):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -82,6 +82,9 @@ def _draw(
         for axes, (label, found) in zip(every, trials.items(), strict=False):
             if wide:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits, theme)
         for axes in every[len(trials) :]:
             axes.remove()
@@ -129,18 +132,24 @@ def _points(trials: list[FrozenTrial], metric: str, chosen: int | None = None) -
 
 
 def _is_wide(values: list[float]) -> bool:
-    """Whether losses are so far apart that a logarithmic axis shows more."""
-    kept = [value for value in values if math.isfinite(value)]
-    return bool(kept) and 0.0 < WIDE * min(kept) < max(kept)
+    """Whether losses of the better runs are so far apart that a logarithmic axis shows more."""
+    kept = _better(values)
+    return bool(kept) and 0.0 < WIDE * kept[0] < kept[-1]
+
+
+def _better(values: list[float]) -> list[float]:
+    """The better three quarters of all runs that did not diverge, two at least, in order."""
+    finite = sorted(value for value in values if math.isfinite(value))
+    return finite[: max(2, int(0.75 * (len(finite) - 1)) + 1)]
 
 
 def _limits(values: list[float]) -> tuple[float, float]:
     """Ends of the axis of the metric: wide enough for the better three quarters of all runs, at any rate."""
-    finite = sorted(value for value in values if math.isfinite(value))
-    if not finite:
+    better = _better(values)
+    if not better:
         return 0.0, 1.0
-    low, high = finite[0], finite[int(0.75 * (len(finite) - 1))]
-    high = min(finite[-1], low + 1.5 * (high - low))
+    low = better[0]
+    high = min(max(value for value in values if math.isfinite(value)), low + 1.5 * (better[-1] - low))
     margin = 0.08 * (high - low or abs(low) or 1.0)
     return low - margin, high + margin
 

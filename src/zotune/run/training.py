@@ -111,10 +111,10 @@ class TrainingRun:
             self._check_arguments(machine, parts)
             self._measure_rate(machine, parts)  # before there is a folder: a budget may be too small for it
             checkpoint = self._open_folder(machine)
+            if self.config.zeroth_order:  # first, so that the compiler counts as a library
+                self._warm_up(machine, self._optimizer_factory(len(parts.train)))
             trainer = self._trainer(machine, parts, resumed=checkpoint is not None)
             self._say_plan(parts, rate_given)
-            if self.config.zeroth_order:
-                self._warm_up(machine, self._optimizer_factory(len(parts.train)))
             first_step = FirstStep()
             trainer.add_callback(first_step)
             with readable(checkpoint, first_step), self._own_past(first_step):
