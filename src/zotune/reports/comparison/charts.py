@@ -118,6 +118,8 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
         colour = theme.of(method)
         ends = line.mean - line.deviation, line.mean + line.deviation
         low, high = (np.clip(end, 0.0, np.inf if chart.metric == "loss" else 1.0) for end in ends)
+        if chart.metric == "loss":  # a band down to zero has no place on a logarithmic axis
+            low = np.maximum(low, line.mean / WIDE)
         axes.fill_between(line.x, low, high, color=colour, alpha=alpha, linewidth=0)
         axes.plot(
             line.x,
