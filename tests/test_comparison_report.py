@@ -77,6 +77,16 @@ def test_what_is_known_without_reading_is_a_row_a_sentence_and_no_target():
     assert [said for said in conclusion(none, 100) if said.startswith("No method ends below the validation loss")]
 
 
+def test_a_method_that_is_right_but_too_sure_of_itself_has_learnt_something():
+    findings = found(FOAdam=with_shares("FOAdam", [1.0, 0.9], [0.5, 0.88]))
+    assert not [said for said in conclusion(findings, 100) if "how frequent" in said]
+
+
+def test_there_is_no_figure_without_a_run_that_is_left():
+    lost = [dataclasses.replace(run, diverged=True) for run in with_shares("ZO", [1.0, 9.0], [0.5, 0.5])]
+    assert charts_of(lost) == []
+
+
 def test_what_is_known_without_reading_is_a_line_in_the_figure():
     pictures = []
     for share in (0.6, 0.65):

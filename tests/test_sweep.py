@@ -15,7 +15,7 @@ from zotune.config.compare import DERIVED, labelled
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna; install zotune[sweep].")
 from zotune.reports.style import DARK  # noqa: E402
-from zotune.reports.sweep import _limits  # noqa: E402
+from zotune.reports.sweep import _limits, _points, _whole  # noqa: E402
 from zotune.sweep import sharing  # noqa: E402
 from zotune.sweep.draws import Draws  # noqa: E402
 from zotune.sweep.spaces import Range, grid_of, space_of  # noqa: E402
@@ -299,11 +299,24 @@ def test_spaces_that_cannot_be_used(workshop, capsys, content, sentence):
     assert sentence in err
 
 
+def test_a_run_that_diverged_is_outside_of_the_figure_whatever_its_accuracy():
+    space = {"lr": optuna.distributions.FloatDistribution(1e-6, 1e30, log=True)}
+    trials = [
+        optuna.trial.create_trial(
+            params={"lr": rate}, distributions=space, value=value, user_attrs={"scores": {"accuracy": 0.5}}
+        )
+        for rate, value in ((1e-3, 0.5), (1e20, -math.inf))
+    ]
+    assert [point.value for point in _points(trials, "accuracy")] == [0.5, math.inf]
+
+
 def test_the_axis_of_the_metric_leaves_out_what_is_far_off():
     low, high = _limits([0.1, 0.2, 0.3, 0.4, 1e9, math.inf])
     assert low < 0.1
     assert 0.4 < high < 1e9
     assert _limits([math.inf]) == (0.0, 1.0)
+    low, high = _whole([0.5, 0.5, 0.5, 0.9, math.inf])  # of accuracies, the best of which is the highest
+    assert low < 0.5 < 0.9 < high
 
 
 def test_a_grid_point_whose_run_was_stopped_is_tried_again(workshop, capsys, monkeypatch):

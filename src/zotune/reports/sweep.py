@@ -71,7 +71,7 @@ def _draw(
     columns = min(len(trials), _COLUMNS)
     rows = math.ceil(len(trials) / columns)
     values = [point.value for found in trials.values() for point in _points(found, metric)]
-    limits = _limits(values)
+    limits = _limits(values) if metric == "loss" else _whole(values)
     wide = metric == "loss" and _is_wide(values)
     if wide:
         limits = min(values) / 1.5, limits[1]
@@ -85,7 +85,8 @@ def _draw(
                 axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
-            _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits, theme)
+            edge = (0.97 if metric == "loss" else 0.03) * (limits[1] - limits[0]) + limits[0]
+            _draw_method(axes, label, _points(found, metric, chosen.get(label)), limits, edge, theme)
         for axes in every[len(trials) :]:
             axes.remove()
         for axes in every[: len(trials) : columns]:
@@ -94,7 +95,7 @@ def _draw(
             Line2D([], [], color=theme.text, linestyle="", marker=marker, fillstyle=fill, label=name, markersize=size)
             for name, marker, fill, size in _LEGEND
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4 if columns > 2 else 2, frameon=False)
         figure.suptitle(f"Validation {metric} against the learning rate", fontweight="bold")
         picture = io.BytesIO()
         unchanging = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
@@ -126,7 +127,7 @@ def _points(trials: list[FrozenTrial], metric: str, chosen: int | None = None) -
     for trial in trials:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and "lr" in trial.params:
             finished = trial.state is TrialState.COMPLETE
-            value = scores_of(trial).get(metric, math.inf)
+            value = math.inf if finished and not _finite(trial) else scores_of(trial).get(metric, math.inf)
             points.append(_Point(trial.params["lr"], finished, trial.number == chosen, value))
     return points
 
@@ -154,6 +155,13 @@ def _limits(values: list[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _whole(values: list[float]) -> tuple[float, float]:
+    """Ends of the axis for every run that did not diverge."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    margin = 0.08 * (max(finite) - min(finite) or 1.0)
+    return min(finite) - margin, max(finite) + margin
+
+
 def _tick(axes: Axes, rates: list[float]) -> None:
     """A few labels, however little of a decade there is."""
     decades = math.log10(max(rates) / min(rates)) if rates else 0.0
@@ -166,16 +174,19 @@ def _tick(axes: Axes, rates: list[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_method(axes: Axes, label: str, points: list[_Point], limits: tuple[float, float], theme: Theme) -> None:
+def _draw_method(
+    axes: Axes, label: str, points: list[_Point], limits: tuple[float, float], edge: float, theme: Theme
+) -> None:
+    """The runs of a method, those outside of the limits at the edge."""
     colour = theme.of(label.split()[0])
-    top = limits[1] - 0.03 * (limits[1] - limits[0])
     for rate, finished, chosen, value in points:
         inside = value <= limits[1]
         if chosen:
-            axes.plot(rate, min(value, top), marker="o", markersize=10, color=theme.text, markerfacecolor="none")
+            place = value if inside else edge
+            axes.plot(rate, place, marker="o", markersize=10, color=theme.text, markerfacecolor="none")
         axes.plot(
             rate,
-            value if inside else top,
+            value if inside else edge,
             marker="o" if inside else "^",
             markersize=5,
             color=colour,

@@ -24,5 +24,5 @@ def class_shares(train: Iterable[int], validation: Iterable[int]) -> dict[str, f
     most = min(counts, key=lambda label: (-counts[label], label))
     found = {"accuracy": asked.count(most) / len(asked)}
     if counts.keys() >= set(asked):
-        found["loss"] = -math.fsum(math.log(counts[label] / counts.total()) for label in asked) / len(asked)
+        found["loss"] = math.fsum(math.log(counts.total() / counts[label]) for label in asked) / len(asked)
     return found

@@ -62,7 +62,8 @@ CHARTS: Final = (
 
 def charts_of(results: Sequence[Result]) -> list[Chart]:
     """The figures for which there is something to draw."""
-    return [chart for chart in CHARTS if any(chart.metric in _curve(chart, result).values for result in results)]
+    kept = [result for result in results if not result.diverged]
+    return [chart for chart in CHARTS if any(chart.metric in _curve(chart, result).values for result in kept)]
 
 
 def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kind: str, *, title: str) -> bytes:

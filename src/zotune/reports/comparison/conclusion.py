@@ -64,9 +64,10 @@ def _trials(count: int) -> str:
 
 def _of_unlearnt(findings: Findings) -> list[str]:
     """Which methods end no better than what is known without reading."""
-    bar = findings.untaught("loss")
+    bar, share = findings.untaught("loss"), findings.untaught("accuracy")
     finals = {label: findings.finals(label, "loss") for label in findings.by_label}
     above = [label for label, final in finals.items() if final.count and final.mean >= bar]
+    above = [label for label in above if not findings.finals(label, "accuracy").mean > share]  # only too sure of itself
     if not above:
         return []
     every = len(above) == sum(final.count > 0 for final in finals.values()) > 1

@@ -91,7 +91,8 @@ class Findings:
 def untaught(results: Sequence[Result], metric: str) -> float:
     """The loss or accuracy of predicting the shares of the classes, mean over the runs; nan where it is not known."""
     every = [result.settings.get(SHARES) for result in results]
-    known = [float(shares[metric]) for shares in every if isinstance(shares, dict) and metric in shares]
+    given = [shares.get(metric) for shares in every if isinstance(shares, dict)]
+    known = [float(value) for value in given if isinstance(value, int | float)]
     return math.fsum(known) / len(known) if known else math.nan
 
 
