@@ -13,6 +13,7 @@ def parser_of(doc: str, cases: Iterable[str], *, needed: bool) -> argparse.Argum
     """What the scripts are told; ``needed``: whether they cannot do without data and models."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--encoder", type=Path, required=True, help="what experiments/encoder.py made")
+    parser.add_argument("--decoder", type=Path, help="what experiments/decoder.py made")
     parser.add_argument("--data", type=Path, required=needed, help="holds a folder for each task")
     parser.add_argument("--models", type=Path, required=needed, help="holds opt-mini and llama-stories260K")
     parser.add_argument("--only", nargs="+", choices=list(cases))
@@ -23,7 +24,7 @@ def parser_of(doc: str, cases: Iterable[str], *, needed: bool) -> argparse.Argum
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """What a script was told, once the folders are there."""
     options = parser.parse_args()
-    for name in ("encoder", "data", "models"):
+    for name in ("encoder", "decoder", "data", "models"):
         folder = getattr(options, name, None)
         if folder is not None and not folder.is_dir():
             parser.error(f"--{name} {folder} is no folder")

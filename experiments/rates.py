@@ -1,7 +1,7 @@
 """The share that `--lr auto` takes, and how its runs compare with tuned ones.
 
     python experiments/rates.py tune --encoder FOLDER [--only NAME ...]
-    python experiments/rates.py test --encoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
+    python experiments/rates.py test --encoder FOLDER --decoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
 
 ``tune``: for each case and method, runs with multiples of the shipped share: 1, 2 and 1/2 and, while the best one is at
 an end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each case and method, runs of
@@ -9,7 +9,7 @@ an end, beyond.  Writes results/factors.json and factors.md.  ``test``: for each
 seeds, mean of the trials; then the best constant rate and `--lr auto` on three draws that the search has not seen,
 because the best of several rates on the draws that chose it looks better than it is.  Writes results/rates.json and
 rates.md.  What is there already is kept.
-FOLDER of the encoder is what experiments/encoder.py made.
+FOLDER of the encoder is what experiments/encoder.py made, that of the decoder what experiments/decoder.py made.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ PREFIX = {"tuning": "prefix", "budget_queries": "8000"}
 PARTIAL = {"budget_queries": "8000"}
 LONGER = {"budget_queries": "32000"}
 ENCODER = {"model_name": "ENCODER"}
+GPT2 = {"model_name": "DECODER"}
 LLAMA = {"model_name": "llama-stories260K", "max_seq_length": "96"}
 TUNE: dict[str, dict[str, Any]] = {
     "decoder sst2 full": {"task": "sst2", **FULL},
@@ -87,6 +88,12 @@ TEST: dict[str, dict[str, Any]] = {
     "decoder cb partial": {"task": "cb", **PARTIAL},
     "encoder cola prefix": {**ENCODER, "task": "cola", "soft_prompt": True, **PREFIX},
     "encoder qnli prefix": {**ENCODER, "task": "qnli", "soft_prompt": True, **PREFIX},
+    "gpt2 rte full": {**GPT2, "task": "rte", **FULL},
+    "gpt2 sst2 full": {**GPT2, "task": "sst2", **FULL},
+    "gpt2 mnli full": {**GPT2, "task": "mnli", **FULL},
+    "gpt2 rte lora": {**GPT2, "task": "rte", **LORA},
+    "gpt2 sst2 lora": {**GPT2, "task": "sst2", **LORA},
+    "gpt2 sst2 prefix": {**GPT2, "task": "sst2", **PREFIX},
     "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",
@@ -107,8 +114,9 @@ NEAR = 0.05  # rates of earlier searches that need not be tried again
 def settings(case: dict[str, Any], method: str, options: argparse.Namespace) -> dict[str, Any]:
     given = {**case, **METHODS[method], "evaluations": "1", "samplesize_validation": "256"}
     name = given.get("model_name")
-    if name == "ENCODER":
-        given |= {"model_name": str(options.encoder / "model"), "data_dir": str(options.encoder / "data")}
+    made = {"ENCODER": options.encoder, "DECODER": options.decoder}
+    if name in made:
+        given |= {"model_name": str(made[name] / "model"), "data_dir": str(made[name] / "data")}
     elif name is not None:
         given |= {"model_name": str(options.models / name), "data_dir": str(options.data)}
     return given
@@ -310,6 +318,8 @@ def main() -> int:
     parser.add_argument("what", choices=("tune", "test"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parsed(parser)
+    if options.what == "test" and options.decoder is None and any("gpt2" in case for case in options.only or TEST):
+        parser.error("the cases of gpt2 need --decoder, what experiments/decoder.py made")
     cases, name, of_one, table = (
         (TUNE, "factors", tune, factors_table) if options.what == "tune" else (TEST, "rates", test, rates_table)
     )
