@@ -18,8 +18,8 @@ from encoder import write_data
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from zotune.embedded.corpus import documents
-from zotune.embedded.pretrain import Recipe, draw_matrices, encode, train
-from zotune.embedded.vocabulary import MAX_LENGTH, build_tokenizer
+from zotune.embedded.pretrain import Recipe, draw_matrices, encode, tokenizer_of, train
+from zotune.embedded.vocabulary import MAX_LENGTH
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 
@@ -47,7 +47,7 @@ def pretrain(recipe: Recipe, out: Path) -> None:
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
     items = list(documents(recipe.documents, "pretrain", recipe.seed))
-    tokenizer = build_tokenizer(text for item in items for text in (item.first, item.second or "", item.after))
+    tokenizer = tokenizer_of(items)
     model = new_model(recipe, tokenizer)
     train(model, encode(tokenizer, items), recipe, int(tokenizer.pad_token_id))  # type: ignore[arg-type]
     model.save_pretrained(out)

@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaske
 from zotune.embedded import generate
 from zotune.embedded.corpus import documents
 from zotune.embedded.draws import philox_key
-from zotune.embedded.pretrain import Encoded, batches, draw_matrices, encode
-from zotune.embedded.vocabulary import MAX_LENGTH, build_tokenizer
+from zotune.embedded.pretrain import Encoded, batches, draw_matrices, encode, tokenizer_of
+from zotune.embedded.vocabulary import MAX_LENGTH
 
 MASK = "[MASK]"
 TASKS = {"glue": ("sst2", "cola", "mnli", "qnli"), "super_glue": ("rte", "boolq", "wic", "cb")}
@@ -92,7 +92,7 @@ def train(recipe: Recipe, out: Path) -> None:
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
     items = list(documents(recipe.documents, "pretrain", recipe.seed))
-    tokenizer = build_tokenizer(text for item in items for text in (item.first, item.second or "", item.after))
+    tokenizer = tokenizer_of(items)
     tokenizer.add_special_tokens({"mask_token": MASK})
     model = new_model(recipe, tokenizer)
     steps = math.ceil(len(items) / recipe.batch)

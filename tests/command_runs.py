@@ -89,3 +89,18 @@ def stop_after(monkeypatch, step, stop):
             stop()
 
     monkeypatch.setattr(RunRecorder, "on_step_end", on_step_end)
+
+
+def begun_and_resumed(capsys, monkeypatch, *words):
+    """The folder of a run that was stopped in its fourth step, and has gone on to its end."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4, interrupt)
+        half, _ = train(capsys, *words, code=130)
+    assert half is not None
+    assert main(["train", "--resume", str(half)]) == 0
+    capsys.readouterr()
+    return half

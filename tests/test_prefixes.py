@@ -11,7 +11,7 @@ import peft
 import pytest
 import tiny_models
 import torch
-from command_runs import losses_of, rows_of, shelf, stop_after, train, workshop
+from command_runs import begun_and_resumed, losses_of, rows_of, shelf, train, workshop
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
@@ -228,16 +228,7 @@ def test_a_run_is_kept_resumed_and_replayed(
     losses = losses_of(run)
     assert len(set(losses)) == len(losses)
 
-    with monkeypatch.context() as patch:
-
-        def interrupt() -> None:
-            raise KeyboardInterrupt
-
-        stop_after(patch, 4, interrupt)
-        half, _ = train(capsys, *words, code=130)
-    assert half is not None
-    assert main(["train", "--resume", str(half)]) == 0
-    capsys.readouterr()
+    half = begun_and_resumed(capsys, monkeypatch, *words)
     again = load_file(half / "last/adapter_model.safetensors")
     assert rows_of(half) == rows_of(run)
     assert all(torch.equal(kept[name], again[name]) for name in kept)

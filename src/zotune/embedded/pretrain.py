@@ -61,6 +61,11 @@ class Encoded:
     end: int
 
 
+def tokenizer_of(items: list[Document]) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows the words of the documents."""
+    return build_tokenizer(text for item in items for text in (item.first, item.second or "", item.after))
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, items: list[Document]) -> list[Encoded]:
     """Return the documents as tokens: the input as the tasks encode it, then what follows it, then the end again."""
     pairs = [(item.first, item.second) for item in items]
@@ -193,7 +198,7 @@ def pretrain(recipe: Recipe, out: Path) -> None:
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(recipe.threads)
     items = list(documents(recipe.documents, "pretrain", recipe.seed))
-    tokenizer = build_tokenizer(text for item in items for text in (item.first, item.second or "", item.after))
+    tokenizer = tokenizer_of(items)
     assert tokenizer.pad_token_id is not None, "the tokenizer was built with a padding token"
     pad = int(tokenizer.pad_token_id)
     held_out = encode(tokenizer, list(documents(recipe.held_out, "validation", recipe.seed)))

@@ -106,7 +106,7 @@ def add_adapter(
         if config.peft_type == "PREFIX_TUNING":
             take_prefix(model)
         adapted: Any = peft.get_peft_model(model, config)
-    if getattr(config, "task_type", None) == "SEQ_CLS" and not _classifies(model):
+    if config.task_type == "SEQ_CLS" and not _classifies(model):
         config.modules_to_save = None  # peft names heads that a model with label words does not have
     adapted.eval()
     if not any(p.requires_grad for p in adapted.parameters()):
@@ -195,9 +195,7 @@ def _classifies(model: nn.Module) -> bool:
 
 def _check_virtual_tokens(model: nn.Module, config: Any) -> None:
     """Raise `ValueError` for virtual tokens in front of a model that would read a wrong position because of them."""
-    if not config.is_prompt_learning:
-        return
-    if config.peft_type == "PREFIX_TUNING":
+    if not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
         return
     style = getattr(model, "prompt_style", None)
     if style == "mask":

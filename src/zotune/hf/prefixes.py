@@ -32,7 +32,7 @@ def read_behind(model: nn.Module, forward: Callable[..., Any], prefix: Any) -> I
     if prefix is None:
         yield {}
         return
-    if takes_prefix(forward):
+    if _takes(forward):
         yield {_ARGUMENT: prefix}
         return
 
@@ -56,17 +56,17 @@ def take_prefix(model: PreTrainedModel) -> PreTrainedModel:
         ValueError: its body takes no keys and values either.
     """
     own: Any = type(model).__mro__[2] if hasattr(model, "prompt_style") else type(model)  # behind the label words
-    if takes_prefix(own.forward):
+    if _takes(own.forward):
         return model
-    if _body(model) is model or not takes_prefix(_body(model).forward):
+    if _body(model) is model or not _takes(_body(model).forward):
         raise ValueError("its attention takes no keys and values from outside")
-    if not takes_prefix(model.forward):
+    if not _takes(model.forward):
         kind: Any = type(model)
         model.__class__ = _prefixed_class(kind)
     return model
 
 
-def takes_prefix(forward: Callable[..., Any]) -> bool:
+def _takes(forward: Callable[..., Any]) -> bool:
     """Whether it has the argument by which peft hands a prefix over."""
     return _ARGUMENT in inspect.signature(forward).parameters
 

@@ -261,6 +261,7 @@ class TrainingRun:
         rows = len(parts.train)
         trainable, parameters = parts.parameters
         if machine.first and not resumed:
+            shares = parts.class_shares
             facts = {
                 "method": self._method_name(),
                 "parameters": parameters,
@@ -273,7 +274,7 @@ class TrainingRun:
                 "device_used": str(machine.device),
                 LIBRARIES: round(libraries_memory(parts.model, machine.device) / 1e6, 1),
                 **self._measured,
-                **({} if parts.class_shares is None else {SHARES: parts.class_shares}),
+                **({} if shares is None else {SHARES: shares}),
                 DATA: rows_digest(*parts.rows),
                 OPTIONS: config.library_options(),
             }

@@ -66,8 +66,13 @@ def _of_unlearnt(findings: Findings) -> list[str]:
     """Which methods end no better than what is known without reading."""
     bar, share = findings.untaught("loss"), findings.untaught("accuracy")
     finals = {label: findings.finals(label, "loss") for label in findings.by_label}
-    above = [label for label, final in finals.items() if final.count and final.mean >= bar]
-    above = [label for label in above if not findings.finals(label, "accuracy").mean > share]  # only too sure of itself
+    above = [
+        label
+        for label, final in finals.items()
+        if final.count
+        and final.mean >= bar
+        and not findings.finals(label, "accuracy").mean > share  # only too sure of itself
+    ]
     if not above:
         return []
     every = len(above) == sum(final.count > 0 for final in finals.values()) > 1
@@ -104,7 +109,7 @@ def _of_diverged(findings: Findings) -> list[str]:
         f"With the settings used, the loss of {listed(diverged)} became infinite or NaN, or rose above {BLOWN:g} times"
         " what it was before the first step,"
     )
-    if all(result.diverged for results in findings.by_label.values() for result in results):
+    if all(result.diverged for result in findings.results):
         return [f"{how} in every run, so there is nothing to compare; give lower rates, or leave --lr out."]
     some = f"{how} in some runs; they are left out of means and figures."
     said = [some if not whole else f"{some} Of {listed(whole)} no run is left."]

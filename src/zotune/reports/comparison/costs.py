@@ -32,7 +32,7 @@ def cost_table(findings: Findings) -> Table:
     """Memory, passes and seconds."""
     against = "ZO" if "ZO" in findings.by_label else findings.reference
     base = _training_memory(findings.by_label.get(against, []))
-    every = [result for results in findings.by_label.values() for result in results]
+    every = findings.results
     on_cpu = any(not str(result.settings.get("device_used")).startswith("cuda") for result in every)
     told = not on_cpu or (base >= SMALLEST_MB and all(result.libraries_mb for result in every))
     rows = []

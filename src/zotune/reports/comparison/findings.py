@@ -50,9 +50,14 @@ class Findings:
     trials: int
 
     @property
+    def results(self) -> list[Result]:
+        """Those of all methods."""
+        return [result for results in self.by_label.values() for result in results]
+
+    @property
     def metrics(self) -> list[str]:
         """Those of `METRICS` that any evaluation has."""
-        present = {name for results in self.by_label.values() for r in results for name in r.evaluations.values}
+        present = {name for result in self.results for name in result.evaluations.values}
         return [name for name in METRICS if name in present]
 
     @property
@@ -77,7 +82,7 @@ class Findings:
 
     def untaught(self, metric: str) -> float:
         """See `untaught`."""
-        return untaught([result for results in self.by_label.values() for result in results], metric)
+        return untaught(self.results, metric)
 
     def _learnt(self, metric: str, value: float) -> bool:
         """Whether a value is better than what any run of the reference began with, and than the shares of the classes:

@@ -34,7 +34,7 @@ def write_report(
         title: of page and figures.
         machine: where the runs ran.
     """
-    results = [result for found in findings.by_label.values() for result in found]
+    results = findings.results
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, tuple[bytes, bytes]] = {}
