@@ -94,6 +94,8 @@ TEST: dict[str, dict[str, Any]] = {
     "gpt2 rte lora": {**GPT2, "task": "rte", **LORA},
     "gpt2 sst2 lora": {**GPT2, "task": "sst2", **LORA},
     "gpt2 sst2 prefix": {**GPT2, "task": "sst2", **PREFIX},
+    "gpt2 sst2 full, longer": {**GPT2, "task": "sst2", **FULL, **LONGER},
+    "gpt2 rte full, longer": {**GPT2, "task": "rte", **FULL, **LONGER},
     "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",

@@ -6,7 +6,6 @@ names and `save_pretrained` stay those of the language model.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from zotune.hf.adapters import own_model
+from zotune.hf.mixins import behind, put_in_front
 from zotune.hf.prompted import keeps_some
 from zotune.tasks.metrics import METRICS
 
@@ -70,15 +70,9 @@ class OptionScores:
         return SequenceClassifierOutput(loss=loss, logits=scores)
 
 
-@functools.cache
-def _scoring_class(language_model: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    names = {"__module__": language_model.__module__, "__doc__": language_model.__doc__}
-    return type(language_model.__name__, (OptionScores, language_model), names)
-
-
 def add_option_scores(model: PreTrainedModel, *, per_token: bool) -> PreTrainedModel:
     """Make a causal language model score options, in place."""
-    model.__class__ = _scoring_class(type(model))  # type: ignore[arg-type]
+    put_in_front(OptionScores, model)
     assert isinstance(model, OptionScores)
     model.per_token = per_token
     own_model(model).loss_type = "ForSequenceClassification"  # type: ignore[assignment]
@@ -90,7 +84,7 @@ def as_language_model(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """The language model behind the mixin, which writes."""
     kind = type(model)
     if isinstance(model, OptionScores):
-        model.__class__ = kind.__mro__[2]
+        model.__class__ = behind(kind)
     try:
         yield model
     finally:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from zotune.hf.mixins import behind
+
 _ARGUMENT = "past_key_values"
 
 
@@ -55,8 +57,7 @@ def take_prefix(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: its body takes no keys and values either.
     """
-    own: Any = type(model).__mro__[2] if hasattr(model, "prompt_style") else type(model)  # behind the label words
-    if _takes(own.forward):
+    if _takes(behind(type(model)).forward):
         return model
     if _body(model) is model or not _takes(_body(model).forward):
         raise ValueError("its attention takes no keys and values from outside")

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from zotune.hf.adapters import own_model
+from zotune.hf.mixins import behind, put_in_front
 from zotune.hf.prefixes import read_behind
 from zotune.tasks.base import PromptStyle, Task
 from zotune.tasks.questions import LABEL_FIELD
@@ -91,21 +92,12 @@ class LabelWords:
 
 def keeps_some(model: nn.Module) -> bool:
     """Whether the language model behind a mixin can leave out logits of positions that nobody asks for."""
-    kinds: tuple[Any, Any] = type(own_model(model)), type(model)
-    return _takes_positions(*kinds)
+    return _takes_positions(behind(type(own_model(model))))
 
 
 @functools.cache
-def _takes_positions(own: Any, kind: Any) -> bool:
-    language_model: Any = kind.__mro__[2] if own is kind else own  # inside a wrapper of peft it has no mixin
+def _takes_positions(language_model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(language_model.forward).parameters
-
-
-@functools.cache
-def _prompted_class(language_model: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    # Name and module of the language model: transformers writes the one into config.json and reads the other's source.
-    names = {"__module__": language_model.__module__, "__doc__": language_model.__doc__}
-    return type(language_model.__name__, (LabelWords, language_model), names)
 
 
 def fills_masks(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -137,7 +129,7 @@ def add_label_words(
 ) -> PreTrainedModel:
     """Make the language model answer with the task's label words, in place; `ValueError` from `label_word_ids`."""
     ids = torch.tensor(label_word_ids(task, tokenizer, style), device=model.device)
-    model.__class__ = _prompted_class(type(model))  # type: ignore[arg-type]
+    put_in_front(LabelWords, model)
     model.register_buffer("label_word_ids", ids, persistent=False)
     assert isinstance(model, LabelWords)
     model.prompt_style = style
