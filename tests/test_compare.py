@@ -353,6 +353,18 @@ def test_a_comparison_is_one_report_and_the_same_command_completes_it(workshop, 
     assert "finished runs of LOZO --rank 1, trial 0; LOZO --rank 1, trial 1 too." in err
 
 
+def test_what_differs_beside_the_method_is_said(workshop, capsys):
+    words = ("--algorithms", "ZO,LOZO --full_parameter --weight_decay 0.5 --clipping", "--trials", "1")
+    _, err = compare(capsys, *words, "--budget_queries", "64", "--evaluations", "1", "--out", "out")
+    assert "The methods differ in --full_parameter and --weight_decay too" in err
+    report = (workshop / "out" / "report.md").read_text()
+    assert "Tuning: partial ZO; full LOZO --full_parameter --weight_decay 0.5 --clipping." in report
+    rows = [line for line in report[report.index("## Settings") :].splitlines() if line.startswith("| ")]
+    assert rows[2].endswith("full_parameter False, weight_decay 0 |")
+    for told in ("clipping True", "full_parameter True", "weight_decay 0.5"):
+        assert told in rows[3]
+
+
 def test_the_curves_are_those_of_the_rows(workshop, capsys):
     compare(capsys, "--algorithms", "ZOSVRG,FOAdam", "--trials", "1", "--budget_queries", "500", "--out", "out")
     config, shared = compare_from_text(

@@ -185,6 +185,31 @@ def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, 
     assert asked[9:] == [(2e-3, 2), (3e-3, 2), (4e-3, 2)]  # what has diverged is known well enough
 
 
+def test_a_setting_that_was_bad_on_another_draw_is_not_taken_because_the_others_had_no_room(
+    workshop, capsys, monkeypatch
+):
+    from zotune.sweep import watching
+
+    rates = [1e-3, 2e-3, 3e-3]
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": rates}}))
+    real = watching.executed
+
+    def executed(settings, watcher):
+        real(settings, watcher)
+        first = 0.1 * (1 + rates.index(settings.lr))
+        watcher.latest = {"loss": first if settings.trial == 0 else 2.0}
+
+    monkeypatch.setattr(watching, "executed", executed)
+    words = ("--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--out", "out")
+    words = (*words, "--budget_queries", "64", "--confirmations", "1")
+    _, err = sweep(capsys, *words, "--total_queries", "256")  # three runs and one on another draw
+    assert "ZO: --total_queries leaves too little for --confirmations 1 of 3 settings" in err
+    assert json.loads((workshop / "out" / "best.json").read_text()) == {"ZO": {"lr": 2e-3}}
+    _, err = sweep(capsys, *words)
+    assert "leaves too little" not in err
+    assert json.loads((workshop / "out" / "best.json").read_text()) == {"ZO": {"lr": 1e-3}}
+
+
 def test_no_setting_of_a_list_is_tried_twice(workshop, capsys):
     """TPE would propose the better of two rates again and again, and confirm it three times."""
     (workshop / "space.json").write_text(json.dumps({"LOZO": {"lr": [1e-3, 5e-4], "rank": [1, 2]}}))

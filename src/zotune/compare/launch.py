@@ -16,7 +16,8 @@ from zotune.config import AUTO, ConfigError, config_from_text, notices, shortene
 from zotune.config.compare import CompareConfig, read_settings
 from zotune.config.tuned import other_than_tuned
 from zotune.reports.comparison.conclusion import conclusion
-from zotune.reports.comparison.findings import Findings
+from zotune.reports.comparison.costs import differing, trained
+from zotune.reports.comparison.findings import Findings, listed
 from zotune.reports.comparison.writing import write_report
 from zotune.run.budget import step_costs
 from zotune.run.folder import unwritten
@@ -63,7 +64,8 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
         named = {name for entry in config.entries() for name in (entry.label, entry.method)}
         if unused := [name for name in tuned if name not in named]:
             say(f"{shortened(config.settings)} has {', '.join(unused)} too, which --algorithms does not name.")
-        for line in other_than_tuned(config.settings, named, cells[0].config):
+        firsts = cells[: len(config.entries())]
+        for line in dict.fromkeys(line for cell in firsts for line in _other_than_tuned(config.settings, cell)):
             say(line)
     for cell in cells[: len(config.entries())]:
         _check_budget(cell)
@@ -92,6 +94,10 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
     if page is not None:
         write_path(page)
     return 1 if runs.crashed else 0
+
+
+def _other_than_tuned(settings: Path, cell: Cell) -> list[str]:
+    return other_than_tuned(settings, (cell.entry.label, cell.entry.method), cell.config)
 
 
 def _check_budget(cell: Cell) -> None:
@@ -123,12 +129,13 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[
     for sentence in said:
         say(sentence)
     first = cells[0].config
+    if names := differing(findings):
+        say(f"The methods differ in {listed([f'--{name}' for name in names])} too, see the settings in the report.")
     model, data = Path(first.model_name).name, first.task if first.train_file is None else Path(first.train_file).name
-    trained = first.tuning or ("full" if first.full_parameter else "partial")
     trials = f"{config.trials} trial{'s' * (config.trials > 1)}"
     about = (
         f"{config.budget_queries:,} forward passes of one example for every run (a backward pass counts as two),"
-        f" {trials} of each method; bands are one standard deviation. Tuning: {trained}."
+        f" {trials} of each method; bands are one standard deviation. Tuning: {trained(findings)}."
     )
     device = torch.device(str(results[0].settings.get("device_used", "cpu")))
     machine = ", ".join(f"{name} {value}" for name, value in describe(device).items() if name != "threads")

@@ -11,7 +11,21 @@ from zotune.config.train import TrainConfig, dump_settings
 TUNED_FOR: Final = "tuned-for.json"
 """File beside the settings: circumstances by method."""
 
-_NAMES: Final = ("model_name", "task", "train_file", "tuning", "full_parameter", "budget_queries")
+_NAMES: Final = (
+    "model_name",
+    "task",
+    "train_file",
+    "tuning",
+    "full_parameter",
+    "budget_queries",
+    "batchsize",
+    "lr_scheduler_type",
+    "objective",
+    "soft_prompt",
+    "max_seq_length",
+    "bf16",
+    "fp16",
+)
 
 
 def circumstances(config: TrainConfig) -> dict[str, Any]:

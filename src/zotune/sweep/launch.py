@@ -117,9 +117,10 @@ def _complete(search: Search, stage: _Stage, say: Callable[[str], None]) -> None
 
 
 def _keep_best(out: Path, searches: list[Search]) -> None:
-    best = {search.entry.label: _flags(search, trial) for search in searches if (trial := search.best()) is not None}
-    merge_json(out / BEST, best)
-    merge_json(out / TUNED_FOR, {search.entry.label: circumstances(search.settings) for search in searches})
+    best = [(search, trial) for search in searches if (trial := search.best()) is not None]
+    merge_json(out / BEST, {search.entry.label: _flags(search, trial) for search, trial in best})
+    circumstances_of = {search.entry.label: circumstances(search.settings_of(trial)) for search, trial in best}
+    merge_json(out / TUNED_FOR, circumstances_of)
 
 
 def _side_by_side(

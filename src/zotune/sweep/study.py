@@ -228,6 +228,10 @@ class Search:
             {**self.base, **as_given(chosen), "results": str(self._out / "runs" / self.entry.label)}
         )
 
+    def settings_of(self, trial: optuna.trial.FrozenTrial) -> TrainConfig:
+        """The whole settings of a run, but for its draw."""
+        return self._settings(trial.params).resolved()
+
     def run(self) -> None:
         """Runs until there are as many as asked for, or the forward passes for all of them are spent."""
         with alive(self.study):
@@ -313,7 +317,8 @@ class Search:
     def _report(self, number: int) -> None:
         trial = self.study.trials[number]
         chosen = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
-        result = "broken off" if trial.state is TrialState.PRUNED else f"{self._config.metric} {trial.value:.4f}"
+        score = shown_score(trial.value)
+        result = "broken off" if trial.state is TrialState.PRUNED else f"{self._config.metric} {score}"
         done = len(self.trials(*DONE))
         self._say(f"{self.entry.label} [{done}/{self.goal}] {chosen}: {result}")
 
@@ -349,8 +354,13 @@ class Search:
                 trial, draw, number = claim
                 settings = self._settings({**trial.params, "trial": draw})
                 self._again(settings, number)
-                values = ", ".join(f"{value:.4f}" for value in self.draws.values(trial.number))
+                values = ", ".join(shown_score(value) for value in self.draws.values(trial.number))
                 self._say(f"{self.entry.label} [run {trial.number + 1} on other draws]: {self.metric} {values}")
+            if not self._is_confirmed:
+                self._say(
+                    f"{self.entry.label}: --total_queries leaves too little for --confirmations"
+                    f" {self._config.confirmations} of {CANDIDATES} settings; those without count with their one run."
+                )
 
     def _again(self, settings: TrainConfig, number: int) -> None:
         """A run on another draw, which has that number."""
@@ -379,12 +389,19 @@ class Search:
         return sorted(firsts, key=lambda trial: self._sign * float(trial.value or 0.0))
 
     def best(self) -> optuna.trial.FrozenTrial | None:
-        """The run whose settings are best in the mean of their draws; only those that were confirmed, if any were."""
+        """The run whose settings are best in the mean of their draws; only those that were confirmed, unless there was
+        no room for all that were to be: a bad mean is then no better than what was seen once."""
         ranked = self.ranked()
-        confirmed = [trial for trial in ranked if self.draws.values(trial.number)] or ranked
+        confirmed = [trial for trial in ranked if self.draws.values(trial.number)]
+        confirmed = confirmed if confirmed and self._is_confirmed else ranked
         finite = [trial for trial in confirmed if math.isfinite(self.draws.mean(trial))]
         finite = finite or [t for t in ranked if not self.draws.values(t.number)]  # all others have diverged
         return min(finite, key=lambda trial: self._sign * self.draws.mean(trial), default=None)
+
+    @property
+    def _is_confirmed(self) -> bool:
+        """Whether all runs on other draws have begun."""
+        return self.draws.wanted(self.ranked(), self._config.confirmations) is None
 
     @property
     def _sign(self) -> float:
@@ -430,6 +447,11 @@ def scores_of(trial: optuna.trial.FrozenTrial) -> dict[str, float]:
 def shown(value: object) -> str:
     """A setting as a person reads it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shown_score(value: float | None) -> str:
+    """A metric as a person reads it."""
+    return f"{value:.4f}" if value is not None and math.isfinite(value) else "none (diverged)"
 
 
 def merge_json(path: Path, fresh: Mapping[str, Mapping[str, Any]]) -> None:

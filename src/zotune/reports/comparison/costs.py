@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Final
 
 from zotune.compare.curves import Result
 from zotune.compare.statistics import mean_of
-from zotune.config import ALGORITHMS
+from zotune.config import ALGORITHMS, TrainConfig
 from zotune.reports.comparison.findings import (
     NONE,
     TIMES,
@@ -89,11 +90,12 @@ def settings_table(findings: Findings) -> Table:
         algorithm = ALGORITHMS[results[0].algorithm]
         named = ("perturbation_scale", "num_queries") if algorithm.zeroth_order else ()
         first = ("lr", "lr_scheduler_type", *named, "batchsize")
-        hidden = {"backend", "noise", "clipping", "anchor"} | (set() if settings.get("momentum") else {"momentum_bits"})
+        hidden = {name for name in _USUAL if settings.get(name) in (_USUAL[name], algorithm.noise)}
+        hidden |= set() if settings.get("momentum") else {"momentum_bits"}
         others = sorted(algorithm.flags - set(first) - hidden)
-        rest = ", ".join(
-            f"{name} {setting(settings[name])}" for name in others if settings.get(name) not in (None, False)
-        )
+        told = {name: settings[name] for name in others if settings.get(name) not in (None, False)}
+        told |= {name: settings.get(name) for name in differing(findings)}
+        rest = ", ".join(f"{name} {setting(value)}" for name, value in told.items())
         rows.append(
             (
                 label,
@@ -101,7 +103,25 @@ def settings_table(findings: Findings) -> Table:
                 rest,
             )
         )
-    return Table("Settings", ("method", *_FIRST, "others of the method"), tuple(rows), _of_rates(findings))
+    return Table("Settings", ("method", *_FIRST, "others"), tuple(rows), _of_rates(findings))
+
+
+def differing(findings: Findings) -> list[str]:
+    """Settings that are no method's own and yet not the same for all of them: what is trained, precision, decay ..."""
+    every = [results[0].settings for results in findings.by_label.values() if results]
+    own = {name for algorithm in ALGORITHMS.values() for name in algorithm.flags}
+    names = sorted({field.name for field in dataclasses.fields(TrainConfig)} - own - {*_FIRST, *_OF_A_RUN})
+    return [name for name in names if len({setting(settings.get(name)) for settings in every}) > 1]
+
+
+def trained(findings: Findings) -> str:
+    """Which weights the runs train, in a word, or in one for each method where they differ."""
+    kinds: dict[str, list[str]] = {}
+    for label, results in findings.by_label.items():
+        for settings in (result.settings for result in results[:1]):
+            kind = settings.get("tuning") or ("full" if settings.get("full_parameter") else "partial")
+            kinds.setdefault(str(kind), []).append(label)
+    return "; ".join(kinds if len(kinds) == 1 else [f"{kind} {listed(labels)}" for kind, labels in kinds.items()])
 
 
 def _of_rates(findings: Findings) -> str:
@@ -118,6 +138,12 @@ def _of_rates(findings: Findings) -> str:
         said.append(f"{listed(names)}: the default, a constant.")
     return " ".join(said)
 
+
+_USUAL: Final = {"backend": "auto", "noise": None, "anchor": "recompute"}
+"""Settings of methods that are not shown where they are what they are without a flag."""
+
+_OF_A_RUN: Final = ("algorithm", "trial", "results", "resume", "budget_queries", "logging", "save_ckpt")
+"""Settings that differ from run to run, or say nothing of how it trains."""
 
 _FIRST: Final = ("lr", "lr_scheduler_type", "perturbation_scale", "num_queries", "batchsize")
 
