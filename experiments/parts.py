@@ -23,8 +23,6 @@ CASES = (
     "gpt2 rte full",
     "gpt2 sst2 lora",
     "decoder qnli full",
-    "decoder mnli lora",
-    "decoder rte full",
 )
 METHODS = ("ZO", "LOREN")
 TRIALS = (*FRESH, "6")

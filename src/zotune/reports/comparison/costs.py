@@ -103,7 +103,7 @@ def settings_table(findings: Findings) -> Table:
                 rest,
             )
         )
-    return Table("Settings", ("method", *_FIRST, "others"), tuple(rows), _of_rates(findings))
+    return Table("Settings", ("method", *_FIRST, "others of the method"), tuple(rows), _of_rates(findings))
 
 
 def differing(findings: Findings) -> list[str]:
@@ -139,10 +139,10 @@ def _of_rates(findings: Findings) -> str:
     return " ".join(said)
 
 
-_USUAL: Final = {"backend": "auto", "noise": None, "anchor": "recompute"}
+_USUAL: Final = {"backend": None, "noise": None, "anchor": "recompute"}
 """Settings of methods that are not shown where they are what they are without a flag."""
 
-_OF_A_RUN: Final = ("algorithm", "trial", "results", "resume", "budget_queries", "logging", "save_ckpt")
+_OF_A_RUN: Final = ("algorithm", "trial", "results", "resume", "device", "budget_queries", "logging", "save_ckpt")
 """Settings that differ from run to run, or say nothing of how it trains."""
 
 _FIRST: Final = ("lr", "lr_scheduler_type", "perturbation_scale", "num_queries", "batchsize")
