@@ -275,8 +275,12 @@ def test_settings_that_were_tuned_for_something_else_are_told(tmp_path):
     best, methods = tmp_path / "best.json", ("ZO", "ZO --rank 2")
     assert other_than_tuned(best, methods, config) == []  # a file of one's own
     (tmp_path / TUNED_FOR).write_text(json.dumps({"ZO": circumstances(config), "LOREN": {"tuning": "lora"}}))
-    assert other_than_tuned(best, methods, config) == []
-    other = config_from_text({"algorithm": "ZO", "tuning": "lora", "budget_queries": "4000"}).resolved()
+    assert other_than_tuned(best, methods, config) == [
+        f"{best} was tuned with --init_seed 42 too, on the heads, directions and order of these trials, which flatters"
+        " it: give another --init_seed."
+    ]
+    other = {"algorithm": "ZO", "tuning": "lora", "budget_queries": "4000", "init_seed": "7"}
+    other = config_from_text(other).resolved()
     assert other_than_tuned(best, methods, other) == [
         f"{best} was tuned without --tuning, and this is with --tuning lora.",
         f"{best} was tuned with --full_parameter, and this is without --full_parameter.",

@@ -26,16 +26,18 @@ _NAMES: Final = (
     "bf16",
     "fp16",
 )
+_SEED: Final = "init_seed"
 
 
 def circumstances(config: TrainConfig) -> dict[str, Any]:
     """What a rate depends on most."""
     settings = dump_settings(config)
-    return {name: settings[name] for name in _NAMES}
+    return {name: settings[name] for name in (*_NAMES, _SEED)}
 
 
 def other_than_tuned(path: Path, methods: Iterable[str], config: TrainConfig) -> list[str]:
-    """A sentence for every circumstance in which runs differ from those of a search; none where there is no word of it.
+    """A sentence for every circumstance in which runs differ from those of a search, and one if their heads, directions
+    and order are the same; none where there is no word of it.
 
     Args:
         path: of the settings.
@@ -48,7 +50,13 @@ def other_than_tuned(path: Path, methods: Iterable[str], config: TrainConfig) ->
     except (OSError, ValueError, AttributeError):
         return []
     said: dict[str, None] = {}  # an ordered set
-    for name, here in circumstances(config).items():
+    now = circumstances(config)
+    if any(own.get(_SEED) == now[_SEED] for own in before):
+        said[
+            f"{shortened(path)} was tuned with --init_seed {now[_SEED]} too, on the heads, directions and order of"
+            " these trials, which flatters it: give another --init_seed."
+        ] = None
+    for name, here in ((name, now[name]) for name in _NAMES):
         for there in (own[name] for own in before if name in own and own[name] != here):
             said[f"{shortened(path)} was tuned {_with(name, there)}, and this is {_with(name, here)}."] = None
     return list(said)
