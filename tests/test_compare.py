@@ -552,13 +552,15 @@ def test_first_order_runs_that_were_stopped_begin_again(workshop, capsys):
 
 
 def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
-    words = ("--model_name", "embedded", "--algorithms", "ZO --lr auto,LOZO", "--trials", "1", "--evaluations", "2")
+    words = ("--model_name", "embedded", "--algorithms", "ZO --lr auto,LOZO,LOREN --lr 1e-3")
+    words = (*words, "--trials", "1", "--evaluations", "2")
     command = ["compare", *words, "--samplesize", "32", "--samplesize_validation", "8", "--budget_queries", "3200"]
     assert main([*command, "--out", "out"]) == 0
-    capsys.readouterr()
+    err = capsys.readouterr().err
+    assert "The rate of LOREN --lr 1e-3 was given, ZO --lr auto and LOZO measured their own: tune all" in err
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
-    assert all(3200.0 - 32.0 < cost <= 3200.0 for cost in costs.values())  # a step takes 32
+    assert all(3200.0 - 96.0 < cost <= 3200.0 for cost in costs.values())  # a step takes 32, of LOREN 96
     facts = json.loads(
         (run_folder(workshop / "out/runs" / slug("ZO --lr auto") / "trial-0") / "config.json").read_text()
     )

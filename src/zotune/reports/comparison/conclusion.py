@@ -7,7 +7,17 @@ from typing import Final
 
 from zotune.compare.running import BLOWN
 from zotune.compare.statistics import band, difference
-from zotune.reports.comparison.findings import FEWEST, Findings, listed, mean_text, rank, shown, untuned
+from zotune.reports.comparison.findings import (
+    FEWEST,
+    Findings,
+    has_own_rate,
+    listed,
+    mean_text,
+    rank,
+    shares_taken,
+    shown,
+    untuned,
+)
 
 EARLIER: Final = 0.9
 """Share of its last validation loss below which an earlier one is worth a sentence."""
@@ -24,6 +34,15 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         said.append(
             f"{listed(names)} ran at {'its default rate, a constant' if one else 'their default rates, constants'} that"
             " nobody tuned for this model; zotune sweep finds better ones."
+        )
+    given = [label for label, found in findings.by_label.items() if found and has_own_rate(found)]
+    measured = [label for label, found in findings.by_label.items() if shares_taken(found)]
+    if given and measured:
+        rates = "rate of {} was" if len(given) == 1 else "rates of {} were"
+        own = "its own" if len(measured) == 1 else "their own"
+        said.append(
+            f"The {rates.format(listed(given))} given, {listed(measured)} measured {own}:"
+            " tune all before you rank them."
         )
     trials = max((len(results) for results in findings.by_label.values()), default=0)
     if len(findings.by_label) > 1:

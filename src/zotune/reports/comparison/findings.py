@@ -9,7 +9,7 @@ from typing import Final
 
 from zotune.compare.curves import Numbers, Result
 from zotune.compare.statistics import Mean, mean_of, target_of
-from zotune.config import ALGORITHMS, MEASURED, SHARES
+from zotune.config import ALGORITHMS, AUTO, MEASURED, SHARES
 
 METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
 """Validation metrics that have a column, in this order, where the runs have them."""
@@ -103,7 +103,8 @@ def untaught(results: Sequence[Result], metric: str) -> float:
 
 def has_own_rate(results: Sequence[Result]) -> bool:
     """Whether the command of a method's runs gives the rate."""
-    return "--lr" in results[0].command
+    words = results[0].command
+    return "--lr" in words and words[words.index("--lr") + 1] != AUTO
 
 
 def untuned(findings: Findings) -> list[str]:
