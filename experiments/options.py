@@ -29,3 +29,9 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
         if folder is not None and not folder.is_dir():
             parser.error(f"--{name} {folder} is no folder")
     return options
+
+
+def need_decoder(parser: argparse.ArgumentParser, options: argparse.Namespace, cases: Iterable[str]) -> None:
+    """Refuse cases of the GPT-2 where nobody said where it is."""
+    if options.decoder is None and any("gpt2" in case for case in cases):
+        parser.error("the cases of gpt2 need --decoder, what experiments/decoder.py made")

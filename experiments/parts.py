@@ -15,8 +15,8 @@ import statistics
 import sys
 from typing import Any
 
-from options import HERE, parsed, parser_of
-from rates import FRESH, TEST, Keep, above, best_of, constants, kept_at, mean_loss, settings, trained
+from options import HERE, need_decoder, parsed, parser_of
+from rates import AUTO, FRESH, TEST, Keep, above, best_of, constants, kept_at, mean_loss, settings, trained
 
 CASES = (
     "gpt2 sst2 full",
@@ -26,7 +26,7 @@ CASES = (
 )
 METHODS = ("ZO", "LOREN")
 TRIALS = (*FRESH, "6")
-CONSTANT, SHORTER, SCHEDULED, AUTO = "constant", "shorter", "scheduled", "auto"
+CONSTANT, SHORTER, SCHEDULED = "constant", "shorter", "scheduled"
 
 
 def run(given: dict[str, Any], rate: str, found: dict[str, Any], keep: Keep) -> None:
@@ -39,7 +39,7 @@ def run(given: dict[str, Any], rate: str, found: dict[str, Any], keep: Keep) -> 
             keep()
 
     for trial in TRIALS:
-        kept(AUTO, trial, lr="auto")
+        kept(AUTO, trial, lr=AUTO)
         left = int(given["budget_queries"]) - found[AUTO][trial]["measured"]["forwards"]
         kept(CONSTANT, trial, lr=rate)
         kept(SHORTER, trial, lr=rate, budget_queries=str(left))
@@ -64,7 +64,9 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    options = parsed(parser_of(__doc__, CASES, needed=False))
+    parser = parser_of(__doc__, CASES, needed=False)
+    options = parsed(parser)
+    need_decoder(parser, options, options.only or CASES)
     searched = json.loads((HERE / "results" / "rates.json").read_text())
     results, keep = kept_at(options.out / "parts.json")
     for case in options.only or CASES:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from options import parsed, parser_of
+from options import need_decoder, parsed, parser_of
 from rich.console import Console
 from transformers import TrainerCallback
 
@@ -320,8 +320,8 @@ def main() -> int:
     parser.add_argument("what", choices=("tune", "test"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parsed(parser)
-    if options.what == "test" and options.decoder is None and any("gpt2" in case for case in options.only or TEST):
-        parser.error("the cases of gpt2 need --decoder, what experiments/decoder.py made")
+    if options.what == "test":
+        need_decoder(parser, options, options.only or TEST)
     cases, name, of_one, table = (
         (TUNE, "factors", tune, factors_table) if options.what == "tune" else (TEST, "rates", test, rates_table)
     )

@@ -93,8 +93,6 @@ def table(columns: Sequence[tuple[str, str]]) -> str:
     shown = [*NAMES, UNTAUGHT] if any(column in ("loss", "accuracy") for _, column in columns) else [*NAMES]
     for method in shown:
         cells = [cell(case, method, column) for case, column in columns]
-        if not any(cells):  # reports of before the shares were in them
-            continue
         lines.append(f"| {NAMES.get(method, method)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

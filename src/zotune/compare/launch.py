@@ -53,7 +53,8 @@ def launch(config: CompareConfig, shared: Mapping[str, str | bool], console: Con
 def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Callable[[str], None]) -> int:
     out = place_of(config, shared)
     cells = cells_of(config, shared, out)
-    for cell in cells[: len(config.entries())]:
+    firsts = cells[: len(config.entries())]
+    for cell in firsts:
         for line in notices(config_from_text(cell.given), cell.entry.given.keys()):
             say(f"{cell.entry.label}: {line}")
     if config.settings is not None:
@@ -64,10 +65,9 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
         named = {name for entry in config.entries() for name in (entry.label, entry.method)}
         if unused := [name for name in tuned if name not in named]:
             say(f"{shortened(config.settings)} has {', '.join(unused)} too, which --algorithms does not name.")
-        firsts = cells[: len(config.entries())]
         for line in dict.fromkeys(line for cell in firsts for line in _other_than_tuned(config.settings, cell)):
             say(line)
-    for cell in cells[: len(config.entries())]:
+    for cell in firsts:
         _check_budget(cell)
     runs = Runs(cells, jobs=config.jobs, say=say)
     runs.check()

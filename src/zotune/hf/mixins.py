@@ -21,8 +21,14 @@ def behind(kind: Any) -> Any:
     return vars(kind).get(_OWN, kind)
 
 
+def derived(kind: Any, *fronts: type[Any], **names: Any) -> type[PreTrainedModel]:
+    """A class of the fronts, the model's own ``kind`` behind them, and further names.
+
+    It has name and module of the model: transformers writes the one into config.json and reads the other's source.
+    """
+    return type(kind.__name__, (*fronts, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__, **names})
+
+
 @functools.cache
 def _both(front: Any, kind: Any) -> type[PreTrainedModel]:
-    # Name and module of the model: transformers writes the one into config.json and reads the other's source.
-    names = {"__module__": kind.__module__, "__doc__": kind.__doc__, _OWN: kind}
-    return type(kind.__name__, (front, kind), names)
+    return derived(kind, front, **{_OWN: kind})

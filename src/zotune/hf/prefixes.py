@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from zotune.hf.mixins import behind
+from zotune.hf.mixins import behind, derived
 
 _ARGUMENT = "past_key_values"
 
@@ -93,9 +93,7 @@ def _prefixed_class(kind: Any) -> type[PreTrainedModel]:
     rest = [p for p in own.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
     more = inspect.Parameter(_ARGUMENT, inspect.Parameter.KEYWORD_ONLY, default=None)
     forward.__signature__ = own.replace(parameters=[*named, more, *rest])  # type: ignore[attr-defined]
-    # Name and module of the model: transformers writes the one into config.json and reads the other's source.
-    names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "forward": forward}
-    return type(kind.__name__, (kind,), names)
+    return derived(kind, forward=forward)
 
 
 def begin_with_activations(adapted: Any, tokens: int, seed: int) -> None:

@@ -10,13 +10,13 @@ from zotune.compare.statistics import band, difference
 from zotune.reports.comparison.findings import (
     FEWEST,
     Findings,
-    has_own_rate,
     listed,
     mean_text,
     rank,
     shares_taken,
     shown,
     untuned,
+    with_own_rate,
 )
 
 EARLIER: Final = 0.9
@@ -35,7 +35,7 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
             f"{listed(names)} ran at {'its default rate, a constant' if one else 'their default rates, constants'} that"
             " nobody tuned for this model; zotune sweep finds better ones."
         )
-    given = [label for label, found in findings.by_label.items() if found and has_own_rate(found)]
+    given = with_own_rate(findings)
     measured = [label for label, found in findings.by_label.items() if shares_taken(found)]
     if given and measured:
         rates = "rate of {} was" if len(given) == 1 else "rates of {} were"

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from zotune.compare.curves import Result
 from zotune.compare.statistics import mean_of
@@ -16,13 +16,13 @@ from zotune.reports.comparison.findings import (
     TIMES,
     Findings,
     Table,
-    has_own_rate,
     last,
     listed,
     or_none,
     setting,
     shares_taken,
     untuned,
+    with_own_rate,
 )
 
 SMALLEST_MB: Final = 100.0
@@ -82,7 +82,7 @@ def _training_memory(results: Sequence[Result]) -> float:
 
 def settings_table(findings: Findings) -> Table:
     """Rates and what else each method ran with."""
-    rows = []
+    rows, shared = [], differing(findings)
     for label, results in findings.by_label.items():
         if not results:
             continue
@@ -90,11 +90,12 @@ def settings_table(findings: Findings) -> Table:
         algorithm = ALGORITHMS[results[0].algorithm]
         named = ("perturbation_scale", "num_queries") if algorithm.zeroth_order else ()
         first = ("lr", "lr_scheduler_type", *named, "batchsize")
-        hidden = {name for name in _USUAL if settings.get(name) in (_USUAL[name], algorithm.noise)}
+        usual = {"backend": TrainConfig.backend, "noise": algorithm.noise, "anchor": TrainConfig.anchor}
+        hidden = {name for name, value in usual.items() if settings.get(name) == value}
         hidden |= set() if settings.get("momentum") else {"momentum_bits"}
         others = sorted(algorithm.flags - set(first) - hidden)
         told = {name: settings[name] for name in others if settings.get(name) not in (None, False)}
-        told |= {name: settings.get(name) for name in differing(findings)}
+        told |= {name: settings.get(name) for name in shared}
         rest = ", ".join(f"{name} {setting(value)}" for name, value in told.items())
         rows.append(
             (
@@ -108,7 +109,7 @@ def settings_table(findings: Findings) -> Table:
 
 def differing(findings: Findings) -> list[str]:
     """Settings that are no method's own and yet not the same for all of them: what is trained, precision, decay ..."""
-    every = [results[0].settings for results in findings.by_label.values() if results]
+    every = _settings(findings).values()
     own = {name for algorithm in ALGORITHMS.values() for name in algorithm.flags}
     names = sorted({field.name for field in dataclasses.fields(TrainConfig)} - own - {*_FIRST, *_OF_A_RUN})
     return [name for name in names if len({setting(settings.get(name)) for settings in every}) > 1]
@@ -117,11 +118,15 @@ def differing(findings: Findings) -> list[str]:
 def trained(findings: Findings) -> str:
     """Which weights the runs train, in a word, or in one for each method where they differ."""
     kinds: dict[str, list[str]] = {}
-    for label, results in findings.by_label.items():
-        for settings in (result.settings for result in results[:1]):
-            kind = settings.get("tuning") or ("full" if settings.get("full_parameter") else "partial")
-            kinds.setdefault(str(kind), []).append(label)
+    for label, settings in _settings(findings).items():
+        kind = settings.get("tuning") or ("full" if settings.get("full_parameter") else "partial")
+        kinds.setdefault(str(kind), []).append(label)
     return "; ".join(kinds if len(kinds) == 1 else [f"{kind} {listed(labels)}" for kind, labels in kinds.items()])
+
+
+def _settings(findings: Findings) -> dict[str, dict[str, Any]]:
+    """Those of the first run of each method that has any."""
+    return {label: results[0].settings for label, results in findings.by_label.items() if results}
 
 
 def _of_rates(findings: Findings) -> str:
@@ -131,16 +136,12 @@ def _of_rates(findings: Findings) -> str:
         said.append(
             f"Measured rates are those of --lr auto, each trial its own, and took up to {max(taken):.0%} of the budget."
         )
-    chosen = [label for label, found in findings.by_label.items() if found and has_own_rate(found)]
-    if chosen:
+    if chosen := with_own_rate(findings):
         said.append(f"The rates of {listed(chosen)} were given, by --lr or --settings.")
     if names := untuned(findings):
         said.append(f"{listed(names)}: the default, a constant.")
     return " ".join(said)
 
-
-_USUAL: Final = {"backend": None, "noise": None, "anchor": "recompute"}
-"""Settings of methods that are not shown where they are what they are without a flag."""
 
 _OF_A_RUN: Final = ("algorithm", "trial", "results", "resume", "device", "budget_queries", "logging", "save_ckpt")
 """Settings that differ from run to run, or say nothing of how it trains."""

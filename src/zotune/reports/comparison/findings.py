@@ -107,6 +107,11 @@ def has_own_rate(results: Sequence[Result]) -> bool:
     return "--lr" in words and words[words.index("--lr") + 1] != AUTO
 
 
+def with_own_rate(findings: Findings) -> list[str]:
+    """Methods whose rates were given."""
+    return [label for label, found in findings.by_label.items() if found and has_own_rate(found)]
+
+
 def untuned(findings: Findings) -> list[str]:
     """First-order methods that ran with their default rate, which is the same for all models."""
     return [
