@@ -16,10 +16,10 @@ help:
 	@echo "make battery   statistical tests of the noise (needs gcc and TestU01; an hour)"
 
 $(VENV)/.run: pyproject.toml constraints.txt
-	@echo "installing zotune into $(VENV) ..."
+	@echo "installing zotune into $(VENV): torch, transformers, peft, Optuna and what they need, which takes minutes ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
-	@$(PIP) -e .
+	@$(PIP) -e '.[adapters,sweep]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

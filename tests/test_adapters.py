@@ -434,12 +434,11 @@ def test_files_that_no_run_can_use(
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize("what", ["another model", "a tensor less", "NaN", "no weights", "a new head"])
+@pytest.mark.parametrize("what", ["another model", "a tensor less", "NaN", "no weights"])
 def test_adapters_that_do_not_fit_are_not_asked(
     what: str, folders: dict[str, Path], workshop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    objective = "classes" if what == "a new head" else "options"
-    run, _ = train(capsys, "--tuning", "lora", "--objective", objective, "--save_ckpt", "--algorithm", "ZO")
+    run, _ = train(capsys, "--tuning", "lora", "--objective", "options", "--save_ckpt", "--algorithm", "ZO")
     assert run is not None
     path, base = run / "last/adapter_model.safetensors", "../model"
     tensors = load_file(path)
@@ -457,13 +456,6 @@ def test_adapters_that_do_not_fit_are_not_asked(
     out, err = capsys.readouterr()
     assert out == ""
     assert any(word in err for word in ("does not fit this model", "cannot be read", "NaN or infinite"))
-
-
-def test_a_classifier_is_not_asked_in_words(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
-    words = ["evaluate", str(run / "last"), "--task", "sst2", "--data_dir", "../data", "--samplesize_validation", "4"]
-    assert main([*words, "--device", "cpu"]) == 2
-    assert "is a classifier with a head of its own and cannot be asked in words" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import zotune
-from zotune.bench import costs, launch, models, report
+from zotune.bench import costs, launch, models, report, texts
 from zotune.bench.clock import ratio, take_turns
 from zotune.bench.machine import describe, free_memory
 from zotune.bench.measure import Refused, measure
@@ -281,7 +281,7 @@ def test_a_missing_package_is_a_row_without_numbers(monkeypatch):
     (entry,) = measure(work, [broken], noise=None, rounds=1, libraries=0)
     assert isinstance(entry, Refused)
     assert entry.reason == "no package"
-    assert report.as_json([entry], None) == [{"method": "MeZO", "refused": "no package"}]
+    assert report.as_json([entry], None) == [{"method": "MeZO", "refused": "no package", "fits": None}]
 
 
 def test_a_model_that_breaks_off_ends_in_a_sentence(shelf, capsys, monkeypatch):
@@ -291,8 +291,25 @@ def test_a_model_that_breaks_off_ends_in_a_sentence(shelf, capsys, monkeypatch):
 
 
 def test_sizes_and_times_for_people():
-    assert [report.memory_text(size) for size in (None, 2_000_000, 3 * 10**9)] == ["?", "2.0 MB", "3.00 GB"]
-    assert [report.time_text(t) for t in (0.0123, 5.0, 300.0, 36000.0)] == ["12.3 ms", "5.00 s", "5 min", "10.0 h"]
+    assert [texts.memory_text(size) for size in (None, 2_000_000, 3 * 10**9)] == ["?", "2.0 MB", "3.00 GB"]
+    assert texts.seconds_texts([0.0123, 0.5]) == ["12.3 ms", "500.0 ms"]
+    assert texts.seconds_texts([0.0123, 5.0]) == ["0.012 s", "5.000 s"]
+    assert texts.seconds_texts([120.0, 0.5]) == ["120.00 s", "0.50 s"]
+    assert texts.seconds_texts([]) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "expected"),
+    [
+        ([0.01, 0.5], "", ["10.0 ms", "500.0 ms"]),
+        ([95.2, 3.0], "", ["95.20 s", "3.00 s"]),
+        ([95.2, 119.6, 1200.0], "min:s", ["1:35", "2:00", "20:00"]),
+        ([95.2, 36030.0], "h:min", ["0:02", "10:00"]),
+        ([], "", []),
+    ],
+)
+def test_a_column_of_durations_has_one_unit(seconds, unit, expected):
+    assert texts.durations(seconds) == (unit, expected)
 
 
 WRONG = {

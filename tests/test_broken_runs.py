@@ -47,7 +47,7 @@ def test_a_stop_while_the_libraries_load_is_one_sentence(library, program, numbe
     assert (ended.returncode, ended.stdout, ended.stderr) == (
         code,
         "",
-        "Stopped before this command had trained anything.\n",
+        "Stopped before this command had done anything.\n",
     )
 
 
@@ -243,13 +243,36 @@ def test_without_checkpoint_and_steps_a_run_cannot_go_on(stopped, capsys):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.5])
 def test_a_model_whose_loss_is_not_finite_is_not_the_best(loss, monkeypatch, tmp_path):
+    assert bool(evaluated(monkeypatch, tmp_path, [(3, 0.9, loss)])) == (loss == 0.5)
+
+
+def evaluated(monkeypatch, folder, evaluations):
+    """Steps of the models that are kept as the best of evaluations: step, accuracy, loss."""
     saved = []
-    monkeypatch.setattr(keepers, "save_model", lambda *parts: saved.append(parts))
-    state = TrainerState(global_step=3, best_metric=0.5, is_world_process_zero=True)
-    metrics = {"eval_accuracy": 0.9, "eval_loss": loss}
-    best = keepers.BestModel(tmp_path, SimpleNamespace())
-    best.on_evaluate(SimpleNamespace(), state, TrainerControl(), model=None, metrics=metrics)
-    assert bool(saved) == (loss == 0.5)
+
+    def save(*_, evaluation):
+        saved.append(evaluation["step"])
+        (folder / keepers.EVALUATION).write_text(json.dumps(evaluation))
+
+    monkeypatch.setattr(keepers, "save_model", save)
+    for step, accuracy, loss in evaluations:
+        state = TrainerState(global_step=step, is_world_process_zero=True)
+        best = keepers.BestModel(folder, SimpleNamespace())  # a new one each time, as when a run goes on
+        metrics = {"eval_accuracy": accuracy, "eval_loss": loss}
+        best.on_evaluate(SimpleNamespace(), state, TrainerControl(), model=None, metrics=metrics)
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "kept"),
+    [
+        ([(0, 0.6, 1.0), (5, 0.5, 0.1)], [0]),  # the model that came in was better
+        ([(0, 0.6, 1.0), (5, 0.6, 0.9), (9, 0.6, 0.95)], [0, 5]),
+        ([(0, 0.6, 1.0), (5, 0.6, 1.0), (9, 0.7, 2.0)], [0, 9]),
+    ],
+)
+def test_the_best_model_is_never_worse_than_the_one_that_came_in(evaluations, kept, monkeypatch, tmp_path):
+    assert evaluated(monkeypatch, tmp_path, evaluations) == kept
 
 
 def test_csv_texts_may_be_long_and_labels_may_be_decimal(workshop, capsys):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_models
 
 from zotune.config import (
     ALGORITHMS,
@@ -249,3 +250,29 @@ def test_every_synonym_means_something_that_can_be_chosen_and_is_no_name_itself(
     names = {*COMPARE_FLAGS, *FLAGS, *ALGORITHMS, *DERIVED}
     assert {meant for several in SYNONYMS.values() for meant in several} <= names
     assert not SYNONYMS.keys() & {name.lower() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "trained", "width", "rate"),
+    [
+        ("FOAdam", "full", 1024, 1e-5),
+        ("FOAdam", "full", 4096, 1e-5),
+        ("FOAdam", "full", None, 1e-5),  # a model whose configuration names no width
+        ("FOAdam", "full", 512, 4e-5),
+        ("FOAdam", "full", 64, 3e-4),
+        ("FOAdam", "lora", 64, 3e-3),
+        ("FOAdam", "prefix", 64, 1e-2),
+        ("FOSGD", "full", 64, 3e-2),
+    ],
+)
+def test_first_order_rates_are_higher_for_narrow_models(algorithm, trained, width, rate):
+    assert ALGORITHMS[algorithm].first_order_rate("some/model", trained, width) == pytest.approx(rate)
+
+
+def test_the_width_is_that_of_the_configuration(tmp_path):
+    tiny_models.save(tmp_path / "tiny", "llama")
+    width = json.loads((tmp_path / "tiny/config.json").read_text())["hidden_size"]
+    config = TrainConfig(model_name=str(tmp_path / "tiny"), algorithm="FOAdam", full_parameter=True)
+    assert config.resolved().lr == pytest.approx(1e-5 * min(30.0, (1024 / width) ** 2))
+    assert TrainConfig(algorithm="FOAdam", model_name="embedded").resolved().lr == 1e-3
+    assert TrainConfig(algorithm="FOAdam", model_name=str(tmp_path / "none")).resolved().lr == 1e-5

@@ -77,7 +77,7 @@ def test_the_summary_holds_evaluations_and_cost(tmp_path: Path) -> None:
     summary = build_summary(write_run(tmp_path, run_lines(), CONFIG))
     assert summary["method"] == "LOZO-M"
     assert summary["first"] == {"step": 0, "queries": 0, "forwards": 0, "loss": 0.75, "accuracy": 0.5, "f1": 0.4}
-    assert summary["best"]["step"] == 40  # the first of two that are as accurate, as in best/
+    assert summary["best"]["step"] == 60  # that of the lower loss of two that are as accurate, as in best/
     assert summary["final"]["queries"] == 120
     assert (summary["steps"], summary["queries"], summary["forwards"]) == (60, 120, 1920)
     assert (summary["seconds"], summary["peak_memory_mb"]) == (60.0, 120.0)
@@ -86,9 +86,16 @@ def test_the_summary_holds_evaluations_and_cost(tmp_path: Path) -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_the_evaluation_of_the_untrained_weights_is_not_the_best(tmp_path: Path) -> None:
+def test_the_best_may_be_the_evaluation_of_the_untrained_weights(tmp_path: Path) -> None:
     lines = ["eval,0,0.0,0,0,0.1,0.99,0.4,,0.5,100.0", *run_lines()[1:]]
-    assert build_summary(write_run(tmp_path, lines))["best"]["accuracy"] == 0.9
+    best = build_summary(write_run(tmp_path, lines))["best"]
+    assert (best["step"], best["accuracy"]) == (0, 0.99)
+
+
+@pytest.mark.parametrize(("loss", "step"), [("0.1", 61), ("0.9", 60), ("nan", 60)])
+def test_of_equal_accuracies_that_of_the_lower_loss_is_the_best(tmp_path: Path, loss: str, step: int) -> None:
+    lines = [*run_lines(), f"eval,61,3.1,122,1952,{loss},0.9,0.4,,61,100.0"]
+    assert build_summary(write_run(tmp_path, lines))["best"]["step"] == step
 
 
 def test_a_nan_becomes_null_in_the_summary(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(words: list[str], runs: list[Path]) -> list[str]:
     """The words of the page, the rows and steps cut, with the data here and the name of the last run for RUN."""
     cut = [*CUT_ALL, *(CUT if words[0] == "train" else [])]
+    if "sst2" in words and words[0] == "evaluate":  # by a head or label words: nothing is written
+        cut = CUT_ALL[: CUT_ALL.index("--max_new_tokens")]
     embedded = words[0] == "train" and "--model_name" not in words
     data = [] if embedded or "--train_file" in words else ["--data_dir", "data"]
     return [word.replace("RUN", runs[-1].name if runs else "RUN") for word in words] + cut + data

@@ -64,8 +64,20 @@ def ratio(samples: Samples, side: str, base: str, count: int) -> tuple[float, fl
     """
     bases = samples[base]
     around = [(before + after) / 2 for before, after in zip(bases, [*bases[1:], bases[-1]], strict=True)]
-    ratios = sorted(s / (count * b) for s, b in zip(samples[side], around, strict=True))
-    if len(ratios) < 2:
-        return ratios[0], ratios[0], ratios[0]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return quartiles([s / (count * b) for s, b in zip(samples[side], around, strict=True)])
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of one value or more."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return middle, low, high
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Distance of the quartiles over the median (of three values: half of their range); None of fewer than two."""
+    if len(values) < 2:
+        return None
+    middle, low, high = quartiles(values)
+    return (high - low) / middle if middle > 0.0 else None

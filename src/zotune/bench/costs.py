@@ -10,10 +10,13 @@ from typing import Final
 import torch
 from torch import nn
 
-from zotune.bench.clock import take_turns, wall_clock
+from zotune.bench.clock import Samples, ratio, take_turns, wall_clock
 from zotune.bench.shapes import Shapes
 from zotune.bench.variants import Variant
 from zotune.bench.workload import one_layer
+
+STEP: Final = "step"
+FORWARD: Final = "forward"
 
 _ROUNDS: Final = 5
 _SAMPLE: Final = (1024, 2048)  # weights of the test of a method: more than the caches hold, less than a second
@@ -29,6 +32,8 @@ class Cost:
         forward: seconds of a forward pass of the batch.
         memory: peak in bytes, weights included; None where the system does not tell.
         inference: the same of a forward pass.
+        samples: seconds of each round, by the names `STEP` and `FORWARD`, of which the medians are above; None where
+            nothing was measured.
     """
 
     variant: Variant
@@ -36,11 +41,26 @@ class Cost:
     forward: float
     memory: int | None
     inference: int | None
+    samples: Samples | None = None
 
     @property
     def ratio(self) -> float:
-        """Time over that of its forward passes."""
-        return self.seconds / (self.variant.queries * self.forward)
+        """Time over that of its forward passes; where it was measured, of those just before and after each step."""
+        if self.samples is None:
+            return self.seconds / (self.variant.queries * self.forward)
+        return ratio(self.samples, STEP, FORWARD, self.variant.queries)[0]
+
+    @property
+    def ratio_spread(self) -> float | None:
+        """Distance of the quartiles of the ratio over the ratio; None of fewer than two rounds."""
+        if self.samples is None or len(self.samples[STEP]) < 2:
+            return None
+        middle, low, high = ratio(self.samples, STEP, FORWARD, self.variant.queries)
+        return (high - low) / middle
+
+    def rounds(self, side: str) -> list[float]:
+        """Seconds of each round of `STEP` or `FORWARD`; none where nothing was measured."""
+        return [] if self.samples is None else list(self.samples[side])
 
     def duration(self, steps: int, batches: int) -> float:
         """Seconds of ``steps`` steps, where the training sample is ``batches`` batches long."""

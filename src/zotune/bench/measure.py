@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from zotune.bench.clock import take_turns, wall_clock
-from zotune.bench.costs import Cost
+from zotune.bench.costs import FORWARD, STEP, Cost
 from zotune.bench.peak import peak_bytes
 from zotune.bench.variants import Variant
 from zotune.bench.workload import Workload, one_layer
@@ -18,10 +18,17 @@ from zotune.bench.workload import Workload, one_layer
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """A variant that could not be measured, and why."""
+    """A variant that could not be measured.
+
+    Attributes:
+        variant: the method.
+        reason: why, as a sentence of which "it" is the method.
+        memory: whether it is for want of memory; otherwise nobody knows whether it would fit.
+    """
 
     variant: Variant
     reason: str
+    memory: bool = False
 
 
 def prepare(variants: Iterable[Variant], device: torch.device, dtype: torch.dtype, noise: str | None) -> None:
@@ -53,7 +60,7 @@ def measure(
         except ValueError as error:  # a package that is not installed
             yield Refused(variant=variant, reason=str(error))
         except torch.OutOfMemoryError:
-            yield Refused(variant=variant, reason="it does not fit")
+            yield Refused(variant=variant, reason="it does not fit", memory=True)
 
 
 def _cost(work: Workload, variant: Variant, noise: str | None, rounds: int, libraries: int, base: int | None) -> Cost:
@@ -61,15 +68,16 @@ def _cost(work: Workload, variant: Variant, noise: str | None, rounds: int, libr
     short = work.shortened()
     variant.prepare(optimizer, short, work)
     device = work.ids.device
-    sides = {"forward": work.forward, "step": lambda: variant.run(optimizer, work)}
-    before = {"step": lambda: variant.settle(optimizer, short)}
+    sides = {FORWARD: work.forward, STEP: lambda: variant.run(optimizer, work)}
+    before = {STEP: lambda: variant.settle(optimizer, short)}
     samples = take_turns(sides, clock=wall_clock(device), rounds=rounds, before=before)
     variant.settle(optimizer, short)
-    peak = peak_bytes(sides["step"], device)
+    peak = peak_bytes(sides[STEP], device)
     return Cost(
         variant=variant,
-        seconds=statistics.median(samples["step"]),
-        forward=statistics.median(samples["forward"]),
+        seconds=statistics.median(samples[STEP]),
+        forward=statistics.median(samples[FORWARD]),
         memory=None if peak is None else peak - libraries,
         inference=None if base is None else base - libraries,
+        samples=samples,
     )

@@ -1,4 +1,4 @@
-"""The table and the advice of `zotune bench`."""
+"""The table of `zotune bench`, its advice, and its numbers for programs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from zotune.bench.costs import Cost
+from zotune.bench import texts
+from zotune.bench.clock import spread
+from zotune.bench.costs import FORWARD, STEP, Cost
 from zotune.bench.measure import Refused
+from zotune.bench.notes import Certainty, batches_of, of_inference
 from zotune.bench.variants import Variant
 from zotune.config import BenchConfig
 
@@ -22,38 +25,47 @@ def fits(cost: Cost, free: int | None) -> bool:
     return cost.memory is None or free is None or cost.memory <= free
 
 
-def table(config: BenchConfig, entries: Sequence[Cost | Refused], free: int | None, *, title: str) -> Table:
-    """One row for each method."""
+def table(
+    config: BenchConfig, entries: Sequence[Cost | Refused], free: int | None, trust: Certainty, *, title: str
+) -> Table:
+    """One row for each method; ratios have a decimal less where they are rough."""
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    costs = [entry for entry in entries if isinstance(entry, Cost)]
+    unit, durations = texts.durations([cost.duration(config.steps, batches_of(config)) for cost in costs])
+    columns = {
+        "step": texts.seconds_texts([cost.seconds for cost in costs]),
+        "x passes": [_ratio_text(cost.ratio, trust.time_places) for cost in costs],
+        "memory": [texts.memory_text(cost.memory) for cost in costs],
+        "x inference": [_ratio_text(of_inference(cost), trust.memory_places) for cost in costs],
+        "fits": ["yes" if fits(cost, free) else "no" for cost in costs],
+        f"{config.steps} steps" + (f"\n{unit}" if unit else ""): durations,
+    }
     grid.add_column("method", no_wrap=True)
-    for heading in ("passes", "step", "x passes", "memory", "x inference", "fits", f"{config.steps} steps"):
+    for heading in ("passes", *columns):
         grid.add_column(heading, justify="right", no_wrap=True)
-    batches = -(-config.samplesize // config.batchsize)
+    measured = iter(zip(*columns.values(), strict=True))
     for entry in entries:
         if isinstance(entry, Refused):
-            grid.add_row(entry.variant.title, str(entry.variant.queries), *["-"] * 4, "no", "-")
-            continue
-        relative = "-" if not entry.memory or not entry.inference else f"{entry.memory / entry.inference:.2f}"
-        grid.add_row(
-            entry.variant.title,
-            str(entry.variant.queries),
-            time_text(entry.seconds),
-            f"{entry.ratio:.2f}",
-            memory_text(entry.memory),
-            relative,
-            "yes" if fits(entry, free) else "no",
-            time_text(entry.duration(config.steps, batches)),
-        )
+            cells = ["no" if heading == "fits" and entry.memory else "-" for heading in columns]
+        else:
+            cells = list(next(measured))
+        grid.add_row(entry.variant.title, str(entry.variant.queries), *cells)
     return grid
 
 
-def advice(config: BenchConfig, entries: Sequence[Cost | Refused], free: int | None) -> list[str]:
+def _ratio_text(ratio: float | None, places: int) -> str:
+    return "-" if ratio is None else f"{ratio:.{places}f}"
+
+
+def advice(config: BenchConfig, entries: Sequence[Cost | Refused], free: int | None, trust: Certainty) -> list[str]:
     """Sentences for the person: what to take, what is fastest, or how to make it fit."""
     costs = [entry for entry in entries if isinstance(entry, Cost) and fits(entry, free)]
+    if not costs and all(isinstance(entry, Refused) and not entry.memory for entry in entries):
+        return []
     if not costs:
-        return [f"No method fits into the {memory_text(free)} that are free; {_smaller(config)}."]
+        return [f"No method fits into the {texts.memory_text(free)} that are free; {_smaller(config)}."]
     query = min(costs, key=lambda cost: cost.seconds / cost.variant.queries)
-    lines = [f"Cheapest query: {query.variant.title}."]
+    lines = [] if trust.rough else [f"Cheapest query: {query.variant.title}."]
     chosen = next((c for name in _PREFERRED for c in costs if c.variant.algorithm == name), costs[0])
     lines.append(f"A good first try that fits: {chosen.variant.title}, with")
     lines.append(f"  {command(config, chosen.variant)}")
@@ -73,15 +85,24 @@ def command(config: BenchConfig, variant: Variant) -> str:
 
 
 def as_json(entries: Sequence[Cost | Refused], free: int | None) -> list[dict[str, Any]]:
-    """The rows as a program reads them: seconds and bytes."""
+    """The rows as a program reads them: seconds and bytes.
+
+    A spread is the distance of the quartiles of the rounds over their median; null where nothing tells.
+    """
     return [
-        {"method": entry.variant.title, "refused": entry.reason}
+        {"method": entry.variant.title, "refused": entry.reason, "fits": False if entry.memory else None}
         if isinstance(entry, Refused)
         else {
             "method": entry.variant.title,
             "queries": entry.variant.queries,
             "seconds": entry.seconds,
+            "seconds_spread": spread(entry.rounds(STEP)),
+            "seconds_rounds": entry.rounds(STEP),
             "forward_seconds": entry.forward,
+            "forward_seconds_spread": spread(entry.rounds(FORWARD)),
+            "forward_seconds_rounds": entry.rounds(FORWARD),
+            "ratio": entry.ratio,
+            "ratio_spread": entry.ratio_spread,
             "memory": entry.memory,
             "inference_memory": entry.inference,
             "fits": fits(entry, free),
@@ -94,20 +115,3 @@ def _smaller(config: BenchConfig) -> str:
     ways = ["a smaller --batchsize"] if config.batchsize > 1 else []
     ways += [] if config.bf16 or config.fp16 else ["--bf16"]
     return f"try {' or '.join(ways or ['a smaller model'])}"
-
-
-def memory_text(size: int | None) -> str:
-    """Bytes for people: 1 GB is 10**9."""
-    if size is None:
-        return "?"
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def time_text(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 1:
-        return f"{seconds * 1e3:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.2f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

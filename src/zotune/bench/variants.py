@@ -36,6 +36,7 @@ class Variant:
         queries: forward passes of a step on one batch.
         state: bytes that it keeps beside the weights for one parameter, from its shape (as a matrix: rows, columns)
             and the bytes of one of its weights.
+        package: what it needs beside zotune's own dependencies, and zotune's extra that brings it.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Variant:
     stacked: bool = False
     queries: int = 2
     state: Callable[[torch.Size, int], int] = lambda shape, width: 0  # noqa: ARG005
+    package: tuple[str, str] | None = None
 
     def passes_at_once(self, tokens: int, device: torch.device) -> int:
         """Forward passes whose activations are there together, for a batch of so many tokens."""
@@ -82,7 +84,13 @@ class Variant:
         """
         config = TrainConfig(algorithm=self.algorithm, lr=rate, lr_mezosvrg_mb=rate, noise=noise, **self.settings)
         kind, arguments = optimizer_plan(config.resolved(), steps_per_epoch=100, seed=0)
-        optimizer = kind(parameter_groups(model, weight_decay=0.0), **arguments)
+        try:
+            optimizer = kind(parameter_groups(model, weight_decay=0.0), **arguments)
+        except ValueError as error:  # in the words of someone who writes Python
+            if self.package is None:
+                raise
+            name, extra = self.package
+            raise ValueError(f"it needs the package {name} (pip install 'zotune[{extra}]')") from error
         assert isinstance(optimizer, ZerothOrder)
         if self.stacked:
             optimizer.evaluator = Stacked(tokens=_ANY_SIZE)
@@ -129,7 +137,13 @@ VARIANTS: Final = (
     Variant(title="MeZO", algorithm="ZO"),
     Variant(title="MeZO, momentum", algorithm="ZO", settings={"momentum": 0.9}, state=_per_weight(4)),
     Variant(title="ZO-Adam", algorithm="ZOAdam", state=_per_weight(8)),
-    Variant(title="ZO-Adam, 8 bits", algorithm="ZOAdam", settings={"low_bit_adam": 8}, state=_eight_bits(2)),
+    Variant(
+        title="ZO-Adam, 8 bits",
+        algorithm="ZOAdam",
+        settings={"low_bit_adam": 8},
+        state=_eight_bits(2),
+        package=("bitsandbytes", "low-bit"),
+    ),
     Variant(title="MeZO-SVRG", algorithm="ZOSVRG", settings={"anchor": "recompute"}, queries=4),
     Variant(
         title="MeZO-SVRG, anchor copied",

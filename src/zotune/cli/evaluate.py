@@ -1,4 +1,4 @@
-"""`zotune evaluate`: a language model asked the questions of a task."""
+"""`zotune evaluate`: a model scored on the rows of a task."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,9 @@ from zotune.cli.flags import parse_flags
 from zotune.config import EVALUATE_FLAGS, ConfigError, evaluate_from_text
 
 _ABOUT = (
-    "Ask a causal language model the questions of a task: it chooses among options by their likelihood, or writes its"
-    " answer. With --demonstrations, solved training examples stand in front. The scores are on standard output."
+    "Score a model on the validation rows of a task, without training. A causal language model is asked in words: it"
+    " chooses among options by their likelihood, or writes its answer, with --demonstrations behind solved training"
+    " examples. A model that was trained with a new head answers with that. The scores are on standard output."
 )
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 def _leave(number: int, _frame: object) -> NoReturn:
     # An exception could end as the traceback of an import, or be swallowed by one; there is nothing to finish yet.
     if os.environ.get("RANK", "0") == "0":
-        sys.stderr.write("Stopped before this command had trained anything.\n")
+        sys.stderr.write("Stopped before this command had done anything.\n")
         sys.stderr.flush()
     os._exit(128 + number)
 

@@ -6,6 +6,12 @@ from typing import Final
 EMBEDDED: Final = "embedded"
 """Name of the model and of the text generator that come with the package."""
 
+WIDTH: Final = 1024
+"""Numbers of a hidden state of RoBERTa-large, the narrowest model that the papers' first-order rates are of."""
+NARROW: Final = {"full": 30.0, "lora": 10.0, "prefix": 1.0}
+"""How many times as high the first-order rates of narrow models may be: what the best ones of models of width 64 and 96
+are (experiments/first_order.py); in between, 768 gives twice RoBERTa-large's, as is usual for models of that size."""
+
 QUERY_FLAGS: Final = frozenset({"num_queries", "perturbation_scale", "noise", "backend"})
 """Flags of every method that estimates the gradient from forward passes."""
 
@@ -22,7 +28,8 @@ class Algorithm:
     and `query_minimum + i * query_multiple`; with `query_pairs` also every even number.  `lr` is the
     rate of a zeroth-order method where none can be measured, and of the others where `--lr` is left out;
     `lr_lora` and `lr_prefix` those of the latter with adapters, the middle of the lists of MeZO's paper for first-order
-    runs (arXiv 2305.17333, appendix E.3), and `lr_embedded` with the embedded model (experiments/first_order.py).
+    runs (arXiv 2305.17333, appendix E.3) of models from a width of `WIDTH` on, and `lr_embedded` with the embedded
+    model (experiments/first_order.py).
     """
 
     flags: frozenset[str]
@@ -43,11 +50,15 @@ class Algorithm:
         regular = above >= 0 and above % self.query_multiple == 0
         return regular or (self.query_pairs and queries >= 2 and queries % 2 == 0)
 
-    def first_order_rate(self, model_name: str, trained: str) -> float:
-        """Where `--lr` is left out; ``trained`` is "full", "lora" or "prefix"."""
+    def first_order_rate(self, model_name: str, trained: str, width: int | None) -> float:
+        """Where `--lr` is left out; ``trained`` is "full", "lora" or "prefix", ``width`` the model's, if it is known.
+
+        Narrower models take higher rates, by the square of what they are narrower by, up to `NARROW` times as high.
+        """
         if model_name == EMBEDDED:
             return self.lr_embedded
-        return {"lora": self.lr_lora, "prefix": self.lr_prefix}.get(trained, self.lr)
+        wide = {"lora": self.lr_lora, "prefix": self.lr_prefix}.get(trained, self.lr)
+        return wide * min(NARROW[trained], max(1.0, (WIDTH / width) ** 2 if width else 1.0))
 
     @property
     def zeroth_order(self) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Final
 
+from zotune.config.algorithms import EMBEDDED
 from zotune.config.checks import LARGEST, check_choices, check_output
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, flags_of
@@ -15,9 +16,7 @@ from zotune.hf.resolve import in_place_of_run
 class EvaluateConfig:
     """Settings of `zotune evaluate`; the names that `zotune train` has too mean the same."""
 
-    model_name: Annotated[
-        str, Flag("what", "'embedded', a folder, or a name on the Hugging Face hub", default_text="must be given")
-    ] = ""
+    model_name: Annotated[str, Flag("what", "'embedded', a folder, or a name on the Hugging Face hub")] = EMBEDDED
     task: Annotated[str, Flag("what", "the task, one of those of `zotune train`")] = "sst2"
     data_dir: Annotated[
         Path | None,
@@ -54,10 +53,17 @@ class EvaluateConfig:
         ),
     ] = None
     samplesize_validation: Annotated[int, Flag("data", "examples that are asked")] = 256
+    soft_prompt: Annotated[
+        bool, Flag("data", "compare label words, as --soft_prompt of `zotune train`: the way to ask a masked model")
+    ] = False
     demonstrations: Annotated[int, Flag("data", "solved training examples in front of each question")] = 0
     max_seq_length: Annotated[
         int | None,
-        Flag("data", "longest question in tokens; longer ones are cut", default_text="what the model reads"),
+        Flag(
+            "data",
+            "longest question in tokens; longer ones are cut",
+            default_text="what the model reads; 128 with a head of its own or label words",
+        ),
     ] = None
     max_new_tokens: Annotated[int, Flag("data", "longest answer that the model writes, in tokens")] = 50
     score: Annotated[
@@ -97,8 +103,6 @@ class EvaluateConfig:
 
     def validate(self) -> None:
         """Raise `ConfigError` with one sentence for the first setting that cannot be used."""
-        if not self.model_name.strip():
-            raise ConfigError("Say which model: zotune evaluate MODEL, with a folder or a name on the hub for MODEL.")
         if not 0 <= self.demonstrations <= LARGEST:
             raise ConfigError(f"--demonstrations must be 0 or more, not {shortened(self.demonstrations)}.")
         if not 1 <= self.max_new_tokens <= LARGEST:

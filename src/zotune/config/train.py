@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar
 
 from zotune.config import checks
-from zotune.config.algorithms import ALGORITHMS, EMBEDDED
+from zotune.config.algorithms import ALGORITHMS, EMBEDDED, Algorithm
 from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
 from zotune.embedded.descent import reads_generated_text
@@ -308,8 +308,9 @@ class TrainConfig:
         """
         checks.check_choices(self)
         algorithm = ALGORITHMS[self.algorithm]
-        first_order = algorithm.first_order_rate(self.model_name, self.trained)
-        lr = _default(self.lr, AUTO if algorithm.zeroth_order else first_order)
+        lr = self.lr
+        if lr is None:
+            lr = AUTO if algorithm.zeroth_order else self._first_order_rate(algorithm)
         return dataclasses.replace(
             self,
             task=self.task if self.train_file is None else OWN,
@@ -322,6 +323,12 @@ class TrainConfig:
             noise=_default(self.noise, algorithm.noise),
             batchsize_limit=_default(self.batchsize_limit, self.batchsize),
         )
+
+    def _first_order_rate(self, algorithm: Algorithm) -> float:
+        from zotune.hf.models import width_of  # here, because it takes seconds that a misspelt flag need not wait for
+
+        width = width_of(self.model_name, trust_remote_code=self.trust_remote_code)
+        return algorithm.first_order_rate(self.model_name, self.trained, width)
 
     def validate(self) -> None:
         """Raise `ConfigError` with one sentence for the first setting that cannot be used."""

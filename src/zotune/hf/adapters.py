@@ -155,7 +155,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         kind = "has no place for" if odd[0] in stored else "wants"
         raise ValueError(
             f"The adapter in {folder} does not fit this model, which {kind} {odd[0]}: it belongs to another model, or "
-            "to a new head (--objective classes), which cannot be asked in words."
+            "to another way of answering (a new head, label words with --soft_prompt, or words)."
         )
     return adapted  # type: ignore[no-any-return]
 

@@ -8,9 +8,10 @@ partial fine-tuning (`partial`) and the prompted form (`prompted`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from zotune.hf.resolve import check_tokenizer_files, explained, resolve
 from zotune.tasks.base import Task
 
 __all__ = [
+    "class_names",
     "is_masked",
     "load_classifier",
     "load_language_model",
@@ -41,6 +43,7 @@ __all__ = [
     "position_limit",
     "prompt_style",
     "select_trainable",
+    "width_of",
 ]
 
 
@@ -94,8 +97,37 @@ def is_masked(name: str, *, trust_remote_code: bool = False) -> bool:
         ValueError: as `load_tokenizer`.
     """
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    return fills_masks(_configuration(name, trust_remote_code=trust_remote_code), tokenizer)
+
+
+@functools.cache
+def width_of(name: str, *, trust_remote_code: bool = False) -> int | None:
+    """Numbers of a hidden state of a model, by its configuration; None where that does not say, or cannot be read."""
+    try:
+        config = _configuration(name, trust_remote_code=trust_remote_code)
+    except ValueError:  # said when the model is loaded
+        return None
+    width = getattr(config.get_text_config(), "hidden_size", None)
+    return width if isinstance(width, int) and width > 0 else None
+
+
+def class_names(name: str, *, trust_remote_code: bool = False) -> list[str] | None:
+    """Names of the classes of a model with a classification head, in its order; None for another model.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    config = _configuration(name, trust_remote_code=trust_remote_code)
+    if not any("ForSequenceClassification" in kind for kind in config.architectures or ()):
+        return None
+    names: Mapping[Any, str] = config.id2label or {}
+    return [str(names[number]) for number in sorted(names)]
+
+
+def _configuration(name: str, *, trust_remote_code: bool) -> PretrainedConfig:
     with explained(name, "a model"), _quiet():
-        return fills_masks(AutoConfig.from_pretrained(resolve(name), **_access(None, trust_remote_code)), tokenizer)
+        config: PretrainedConfig = AutoConfig.from_pretrained(resolve(name), **_access(None, trust_remote_code))
+        return config
 
 
 def load_classifier(
@@ -109,6 +141,7 @@ def load_classifier(
     full_parameter: bool = True,
     prompted: bool = False,
     adapted: bool = False,
+    new_head: bool = True,
     token: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
@@ -124,14 +157,15 @@ def load_classifier(
         full_parameter: train everything; otherwise the last sixth of the blocks, final norm and heads.
         adapted: an adapter will be trained in place of the model's own weights, which then may be quantised.
         prompted: answer with label words through the language-model head instead of a new classification head.
+        new_head: where the checkpoint has no head for the task's labels, begin a new one.
         token, trust_remote_code: as in `load_tokenizer`.
 
     Returns:
         The model in evaluation mode; `requires_grad` is set as `full_parameter` says.
 
     Raises:
-        ValueError: no such model, an incomplete checkpoint, a tokenizer that does not belong to it, or (prompted) no
-            language-model head.
+        ValueError: no such model, an incomplete checkpoint, a tokenizer that does not belong to it, (prompted) no
+            language-model head, or (without ``new_head``) no head for the task.
     """
     place = resolve(name)
     options = _access(token, trust_remote_code)
@@ -157,6 +191,11 @@ def load_classifier(
         )
     new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     _check_complete(model, new, name, prompted)
+    if not (new_head or prompted) and new:
+        raise ValueError(
+            f"{name} has no head for the {task.num_labels} classes of task {task.name}; give the task that it was"
+            " trained for, or the folder of a model that was trained for this one."
+        )
     _check_vocabulary(model, tokenizer, name)
     initialise(model, new, seed=seed)
     if style is not None:
@@ -188,14 +227,19 @@ def load_language_model(
     options = _access(token, trust_remote_code)
     with explained(name, "a model"), _quiet():
         config = AutoConfig.from_pretrained(place, **options)
-        if style_of(config, tokenizer) != "last":
-            raise ValueError(f"{name} is a masked model and cannot be asked questions; use a causal one.")
-        if any("ForSequenceClassification" in kind for kind in config.architectures or ()):
-            raise ValueError(
-                f"{name} is a classifier with a head of its own and cannot be asked in words; train with --objective "
-                "options for that."
-            )
+        masked = style_of(config, tokenizer) != "last"
+        classifier = any("ForSequenceClassification" in kind for kind in config.architectures or ())
         _prepare(config, tokenizer)
+    if masked:
+        raise ValueError(
+            f"{name} is a masked model and cannot be asked questions; give --soft_prompt, or a causal one."
+        )
+    if classifier:
+        raise ValueError(
+            f"{name} is a classifier with a head of its own and cannot be asked in words; give the model that it was"
+            " trained from, or one trained with --objective options."
+        )
+    with explained(name, "a model"), _quiet():
         auto: Any = AutoModelForCausalLM
         options |= _quantised(config, name, device, full_parameter=full_parameter, adapted=adapted)
         model, info = auto.from_pretrained(place, config=config, dtype=dtype, output_loading_info=True, **options)

@@ -18,7 +18,7 @@ _LINE_SHARE = 10  # ... and after each tenth of the steps
 
 
 class ProgressReporter(TrainerCallback):
-    """Progress bar with loss (running mean), last accuracy, queries per second and time left.
+    """Progress bar with training loss (running mean), last validation accuracy, queries per second and time left.
 
     Where the console is no terminal, plain lines instead: after each tenth of the steps and at least every 30 seconds.
     Silent on ranks other than 0.
@@ -77,7 +77,8 @@ class ProgressReporter(TrainerCallback):
         if self._share(state) > self._last_share or now - self._last_line > _LINE_SECONDS:
             self._last_line, self._last_share = now, self._share(state)
             percent = 100 * state.global_step // max(1, state.max_steps)
-            self._line(f"step {state.global_step}/{state.max_steps} ({percent} %)  {self._figures(state)}")
+            figures = self._figures(state, accuracy=False)  # it has a line of its own
+            self._line(f"step {state.global_step}/{state.max_steps} ({percent} %)  {figures}")
 
     def on_evaluate(
         self,
@@ -95,7 +96,8 @@ class ProgressReporter(TrainerCallback):
             self._bar.update(self._task, figures=self._figures(state))
         elif self._accuracy is not None:
             loss = metrics.get("eval_loss", float("nan"))
-            self._line(f"evaluation after step {state.global_step}: loss {loss:.4f}, accuracy {self._accuracy:.4f}")
+            figures = f"loss {loss:.4f}, accuracy {self._accuracy:.4f}"
+            self._line(f"validation after step {state.global_step}: {figures}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -116,13 +118,13 @@ class ProgressReporter(TrainerCallback):
         # soft_wrap: a line in a log file stays one line, whatever the width.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def _figures(self, state: TrainerState) -> str:
+    def _figures(self, state: TrainerState, *, accuracy: bool = True) -> str:
         assert self._trainer is not None
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         done = state.global_step - self._first_step
-        parts = [] if self._loss is None else [f"mean loss {self._loss:.4f}"]
-        if self._accuracy is not None:
-            parts.append(f"accuracy {self._accuracy:.4f}")
+        parts = [] if self._loss is None else [f"training loss {self._loss:.4f}"]
+        if accuracy and self._accuracy is not None:
+            parts.append(f"validation accuracy {self._accuracy:.4f}")
         if done:
             parts.append(f"{(self._trainer.queries - self._first_query) / elapsed:.1f} queries/s")
             parts.append(f"{clock(elapsed / done * (state.max_steps - state.global_step))} left")

@@ -14,8 +14,8 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
     """Method, settings, evaluations and cost of a run, from its metrics.csv and config.json.
 
     ``first``, ``best`` and ``final`` are evaluations with step, queries, forwards, loss, accuracy and further metrics
-    (None where there was none); ``first`` may be that of the untrained weights, ``best`` is the one of highest
-    accuracy after the first step (ties: the earlier one, which is also what best/ keeps). ``seconds`` counts training
+    (None where there was none); ``first`` may be that of the untrained weights, and ``best``, the one of highest
+    accuracy (ties: of lower loss, then the earlier one), which is what best/ keeps, too. ``seconds`` counts training
     and evaluation, ``peak_memory_mb`` is in 10**6 bytes.
 
     Raises:
@@ -41,8 +41,8 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def _best(evaluations: list[Row]) -> Row | None:
-    trained = [row for row in evaluations if row["step"] > 0 and "accuracy" in row]
-    return max(trained, key=lambda row: (row["accuracy"], -row["step"]), default=None)
+    counted = [row for row in evaluations if "accuracy" in row and math.isfinite(row.get("loss", 0.0))]
+    return max(counted, key=lambda row: (row["accuracy"], -row.get("loss", 0.0), -row["step"]), default=None)
 
 
 def _evaluation(row: Row | None) -> dict[str, float | int | None] | None:

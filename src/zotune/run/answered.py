@@ -23,9 +23,10 @@ class Answered:
         answers: for each row the number of the chosen option, or the text that was written.
         gold: for each row the numbers or texts that are right.
         texts: what was answered, in words.
-        options: for each row the options in words; none where the model writes.
-        option_scores: for each row the score of every option.
+        options: for each row the options in words, or the classes; none where the model writes.
+        option_scores: for each row the score of every option, or the logarithm of every class's probability.
         without_content: of calibration, the scores that were subtracted before the choice.
+        way: how the model answers, where it is not asked in words.
     """
 
     scores: dict[str, float]
@@ -35,6 +36,7 @@ class Answered:
     options: list[list[str]] | None = None
     option_scores: list[list[float]] | None = None
     without_content: list[list[float]] | None = None
+    way: str | None = None
 
 
 def summary(answered: Sequence[Answered]) -> tuple[dict[str, float], dict[str, float] | None]:
@@ -47,7 +49,7 @@ def summary(answered: Sequence[Answered]) -> tuple[dict[str, float], dict[str, f
 def show(config: EvaluateConfig, answered: Sequence[Answered]) -> None:
     """The table of the scores, to standard output."""
     shots = f"{config.demonstrations} demonstrations" if config.demonstrations else "zero-shot"
-    way = shots + (", calibrated" if config.calibrate else "")
+    way = answered[0].way or shots + (", calibrated" if config.calibrate else "")
     task = config.training().chosen_task().name
     means, deviations = summary(answered)
     if deviations is None:
@@ -71,6 +73,7 @@ def facts(config: EvaluateConfig, answered: Sequence[Answered]) -> dict[str, Any
         "adapter": None if config.adapter is None else str(config.adapter),
         "task": task.name,
         "version": task.version,
+        "way": answered[0].way or "words",
         "demonstrations": config.demonstrations,
         "calibrated": config.calibrate,
         "score": config.score,

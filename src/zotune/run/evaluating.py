@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import datasets
+import torch
 from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +19,7 @@ from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
 from zotune.run.answered import Answered, facts, show
 from zotune.run.base import DTYPES
+from zotune.run.classifying import check_classes, class_order, classifies, classify, load_with_classes
 from zotune.run.machine import choose_machine
 from zotune.run.parts import sentences
 from zotune.run.seeds import derive_seed
@@ -70,26 +73,16 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Answered]:
     """
     with sentences():
         task = config.training().chosen_task()
-        if task.writes and (config.calibrate or config.score != "task"):
+        in_classes = classifies(config)
+        if in_classes:
+            check_classes(config, task)
+        elif task.writes and (config.calibrate or config.score != "task"):
             raise ConfigError(f"Task {task.name} has no options to compare; leave --calibrate and --score out.")
         machine = choose_machine(config.training(), console.print)
         tokenizer = load_tokenizer(config.model_name, trust_remote_code=config.trust_remote_code)
         # First, because a wrong file should not wait for the model.
         asked = [_rows(config, task, tokenizer, seed) for seed in config.all_seeds]
-        model = load_language_model(
-            config.model_name,
-            tokenizer=tokenizer,
-            dtype=DTYPES[config.dtype],
-            device=machine.device,
-            adapted=True,
-            trust_remote_code=config.trust_remote_code,
-        )
-        if config.adapter is not None:
-            model = load_adapter(model, config.adapter)
-            tokenizer.model_max_length -= int(getattr(model.active_peft_config, "num_virtual_tokens", None) or 0)
-        per_token = task.asked.per_token if config.score == "task" else config.score == "mean"
-        if not task.writes:
-            add_option_scores(model, per_token=per_token)
+        one = (_in_classes if in_classes else _in_words)(config, task, tokenizer, machine.device)
         with Progress(console=console, transient=True) as progress:
             questions = sum(len(rows) for rows, _ in asked)
             bar = progress.add_task(f"{task.name}, {questions} questions", total=questions)
@@ -97,17 +90,54 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Answered]:
             def tick(done: int) -> None:
                 progress.advance(bar, done)
 
-            return [answer(model, tokenizer, task, rows, config, solved=solved, tick=tick) for rows, solved in asked]
+            return [one(rows, solved, tick) for rows, solved in asked]
+
+
+_One = Callable[[datasets.Dataset, list[str], Tick], Answered]
+
+
+def _in_words(config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> _One:
+    """What asks a language model in words."""
+    model = load_language_model(
+        config.model_name,
+        tokenizer=tokenizer,
+        dtype=DTYPES[config.dtype],
+        device=device,
+        adapted=True,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if config.adapter is not None:
+        model = load_adapter(model, config.adapter)
+        tokenizer.model_max_length -= int(getattr(model.active_peft_config, "num_virtual_tokens", None) or 0)
+    per_token = task.asked.per_token if config.score == "task" else config.score == "mean"
+    if not task.writes:
+        add_option_scores(model, per_token=per_token)
+
+    def one(rows: datasets.Dataset, solved: list[str], tick: Tick) -> Answered:
+        return answer(model, tokenizer, task, rows.to_list(), config, solved=solved, tick=tick)
+
+    return one
+
+
+def _in_classes(config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> _One:
+    """What asks a model that answers with classes."""
+    model = load_with_classes(config, task, tokenizer, device)
+    order = class_order(config, task)
+
+    def one(rows: datasets.Dataset, _solved: list[str], tick: Tick) -> Answered:
+        return classify(model, tokenizer, task, rows, config, order=order, tick=tick)
+
+    return one
 
 
 def _rows(
     config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> tuple[list[Row], list[str]]:
+) -> tuple[datasets.Dataset, list[str]]:
     """The rows that are asked with a seed, and the demonstrations in front of each."""
     pool = config.demonstrations * (_POOL if task.labels else 1)
     training = dataclasses.replace(config.training(), samplesize=max(1, pool))
     splits = read_splits(training, task, tokenizer, seed=derive_seed(seed, 0, "rows"), training=pool > 0)
-    return splits.validation.to_list(), demonstrations(task, splits.train.to_list(), config.demonstrations)
+    return splits.validation, demonstrations(task, splits.train.to_list(), config.demonstrations)
 
 
 def answer(

@@ -1,9 +1,11 @@
 """What `--save_ckpt` keeps beside the checkpoints: the best and the last model."""
 
+import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from transformers import (
     PreTrainedModel,
@@ -17,12 +19,16 @@ from transformers import (
 from zotune.hf.adapters import own_model
 from zotune.hf.checkpoints import sync
 
+EVALUATION: Final = "evaluation.json"
+"""File in the folder of the best model: step, accuracy and loss by which it was chosen."""
+
 
 class BestModel(TrainerCallback):
-    """Writes the model to `folder` at every evaluation with a better accuracy than all evaluations before it.
+    """Writes the model to `folder` at every evaluation that is better than all before it, with that evaluation.
 
-    A model whose loss is NaN or infinite is not kept, whatever its accuracy.  The evaluation before the first step does
-    not count: it is of the model that came in.
+    Better is a higher accuracy, or at the same accuracy a lower loss.  A model whose loss is NaN or infinite is not
+    kept, whatever its accuracy.  The evaluation before the first step counts as all others do, so that what is kept is
+    never worse than the model that came in.
     """
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,15 +42,37 @@ class BestModel(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **context: Any,
     ) -> None:
-        """Called by the library, which keeps the best accuracy so far in its state, also over a resume."""
+        """Called by the library, before it notes the best accuracy in its state, which is kept over a resume."""
+        if not state.is_world_process_zero:
+            return
         metrics = context["metrics"]
-        better = state.best_metric is None or metrics["eval_accuracy"] > state.best_metric
-        finite = math.isfinite(metrics.get("eval_loss", 0.0))
-        if state.global_step > 0 and better and finite and state.is_world_process_zero:
-            save_model(context["model"], self._tokenizer, self._folder)
+        accuracy, loss = float(metrics["eval_accuracy"]), float(metrics.get("eval_loss", 0.0))
+        kept = best_evaluation(self._folder)
+        if kept is not None:
+            better = (accuracy, -loss) > (kept["accuracy"], -kept["loss"])
+        else:
+            better = state.best_metric is None or accuracy > state.best_metric
+        if better and math.isfinite(loss):
+            evaluation = {"step": state.global_step, "accuracy": accuracy, "loss": loss}
+            save_model(context["model"], self._tokenizer, self._folder, evaluation=evaluation)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def best_evaluation(folder: Path) -> dict[str, Any] | None:
+    """Step, accuracy and loss of the model that `BestModel` has kept in a folder; None where it has kept none."""
+    try:
+        content = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+        return {"step": int(content["step"]), **{name: float(content[name]) for name in ("accuracy", "loss")}}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    evaluation: Mapping[str, float] | None = None,
+) -> None:
     """Write weights (safetensors), configuration and tokenizer to `folder`; of an adapter, only its own.
 
     They are written beside it first, so that a folder of that name is always whole.
@@ -53,6 +81,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     shutil.rmtree(staging, ignore_errors=True)
     try:
         _write_model(model, tokenizer, staging)
+        if evaluation is not None:
+            (staging / EVALUATION).write_text(json.dumps(evaluation) + "\n", encoding="utf-8")
         sync(staging)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

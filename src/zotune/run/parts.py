@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from zotune.config import ConfigError, TrainConfig
 from zotune.hf.models import load_tokenizer, prompt_style
 from zotune.hf.options import BatchF1
+from zotune.hf.prompted import fills_masks
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
@@ -74,6 +75,13 @@ class Parts:
         if self.objective.name != "classes":
             return None
         return class_shares(self.train["labels"], self.validation["labels"])
+
+    @property
+    def in_words(self) -> str | None:
+        """The flag by which the model would answer in words; None where it does, or has no words for the task."""
+        if self.objective.form != "head" or self.objective.name != "classes":
+            return None
+        return "--soft_prompt" if fills_masks(self.model.config, self.tokenizer) else "--objective options"
 
     @property
     def parameters(self) -> tuple[int, int]:

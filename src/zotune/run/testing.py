@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zotune.hf.trainer import ZOTrainer
+from zotune.run.keepers import best_evaluation
 from zotune.run.parts import Parts
 
 _TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
@@ -29,7 +30,7 @@ def score_test(trainer: ZOTrainer, parts: Parts, best: Path) -> dict[str, Any]:
     named = {name.removeprefix("test_"): value for name, value in found.items()}
     return {
         "weights": "best" if chosen else "last",
-        "step": trainer.state.best_global_step if chosen else trainer.state.global_step,
+        "step": (best_evaluation(best) or {}).get("step") if chosen else trainer.state.global_step,
         "examples": len(parts.test),
         # JSON has neither nan nor infinity.
         **{name: value if math.isfinite(value) else None for name, value in named.items() if name not in _TIMINGS},

@@ -32,6 +32,7 @@ from zotune.run.keepers import BestModel, save_model
 from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
 from zotune.run.optimizers import optimizer_factory, queries_text
+from zotune.run.outcome import outcome
 from zotune.run.parts import Parts, load_parts, rows_digest
 from zotune.run.rates import Measured, measured_rate, pace_of
 from zotune.run.seeds import Purpose, derive_seed
@@ -90,6 +91,7 @@ class TrainingRun:
         self._lock: FolderLock | None = None
         self._measured: dict[str, Any] = {}
         self._warm = False  # the kernels are compiled
+        self._in_words: str | None = None  # the flag by which the model would answer in words
 
     def execute(self) -> Path:
         """Train and return the run folder.
@@ -145,7 +147,8 @@ class TrainingRun:
             with self._optional("summary.json"):
                 summary = build_summary(self.folder)
                 write_json(self.folder / "summary.json", {"status": status, **summary, **self._test})
-                self._say_outcome(summary)
+                for sentence in outcome(summary, read_facts(self.folder), self.config, in_words=self._in_words):
+                    self.say(sentence)
             if self._pictures:
                 with self._optional("curves.png"):
                     draw_curves(self.folder)
@@ -158,14 +161,6 @@ class TrainingRun:
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
             self.say(f"Warning: {name} could not be written ({type(error).__name__}: {reason}).")
-
-    def _say_outcome(self, summary: dict[str, Any]) -> None:
-        """One line with the accuracy before and after; nothing when the run ended before it was evaluated twice."""
-        first, final = summary.get("first"), summary.get("final")
-        if first and final and first["step"] != final["step"]:
-            before, after, best = first["accuracy"], final["accuracy"], summary["best"]["accuracy"]
-            passes = f"{summary['queries']} queries" if self.config.zeroth_order else f"{final['step']} steps"
-            self.say(f"accuracy {before:.4f} before, {after:.4f} after {passes} (best {best:.4f})")
 
     def close(self) -> None:
         """Leave the group of processes, and the folder to others."""
@@ -203,6 +198,7 @@ class TrainingRun:
             head_seed=self._seed("head"),
         )
         self.config = dataclasses.replace(self.config, max_seq_length=parts.max_seq_length)
+        self._in_words = parts.in_words
         return parts
 
     def _dtype(self) -> torch.dtype:

@@ -1,0 +1,149 @@
+"""`zotune evaluate` of a model that answers with classes: by a head of its own, or with label words."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Final
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from zotune.config import ConfigError, EvaluateConfig
+from zotune.hf.adapters import load_adapter
+from zotune.hf.answering import Tick
+from zotune.hf.models import class_names, load_classifier, prompt_style
+from zotune.run.answered import Answered
+from zotune.run.base import DTYPES
+from zotune.run.parts import LONGEST
+from zotune.tasks import Task, compute_metrics
+from zotune.tasks.tokens import Cut, tokenise
+
+logger = logging.getLogger("zotune")
+
+_OF_QUESTIONS: Final = ("demonstrations", "calibrate", "score", "max_new_tokens")
+"""Flags that say how a model is asked in words."""
+
+
+def classifies(config: EvaluateConfig) -> bool:
+    """Whether the model answers with classes: as ``--soft_prompt`` says, by its own head, or by its adapter's.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if config.soft_prompt or class_names(config.model_name, trust_remote_code=config.trust_remote_code) is not None:
+        return True
+    if config.adapter is None:
+        return False
+    settings = json.loads((config.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return isinstance(settings, dict) and settings.get("task_type") == "SEQ_CLS"
+
+
+def check_classes(config: EvaluateConfig, task: Task) -> None:
+    """Raise `ConfigError` for settings and tasks that a model with classes has no use for."""
+    what = "--soft_prompt compares label words" if config.soft_prompt else f"{_named(config)} answers with its own head"
+    for name in _OF_QUESTIONS:
+        if getattr(config, name) != EvaluateConfig.__dataclass_fields__[name].default:
+            raise ConfigError(f"{what}, so --{name} has nothing to say; leave it out.")
+    if not task.labels:
+        raise ConfigError(f"{what}, and task {task.name} has no classes; give a task that has, or another model.")
+
+
+def _named(config: EvaluateConfig) -> str:
+    return config.model_name if config.adapter is None else f"The model with --adapter {config.adapter}"
+
+
+def load_with_classes(
+    config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> PreTrainedModel:
+    """The classifier, with its adapter if it has one.
+
+    Raises:
+        ValueError: its head is not for this task, or see `zotune.hf.models.load_classifier`.
+    """
+    of_adapter = config.adapter is not None and not config.soft_prompt
+    model = load_classifier(
+        config.model_name,
+        task,
+        tokenizer=tokenizer,
+        dtype=DTYPES[config.dtype],
+        device=device,
+        prompted=config.soft_prompt,
+        adapted=True,
+        new_head=of_adapter,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if config.adapter is not None:
+        model = load_adapter(model, config.adapter)
+        tokenizer.model_max_length -= int(getattr(model.active_peft_config, "num_virtual_tokens", None) or 0)
+    return model
+
+
+def class_order(config: EvaluateConfig, task: Task) -> list[int]:
+    """For each class of the task its number in the model's head, by name where the names are the same ones.
+
+    Otherwise the numbers are taken to be the same, which is said where the head has names of its own.
+    """
+    own = range(len(task.labels))
+    names = class_names(config.model_name, trust_remote_code=config.trust_remote_code)
+    if config.soft_prompt or names is None or len(names) != len(task.labels):
+        return list(own)
+    told, wanted = [name.casefold() for name in names], [label.casefold() for label in task.labels]
+    if set(told) == set(wanted):
+        return [told.index(label) for label in wanted]
+    if told != [f"label_{number}" for number in own]:
+        pairs = ", ".join(f"{name} = {label}" for name, label in zip(names, task.labels, strict=True))
+        logger.warning("The classes of the model have other names than those of the task; taken in order: %s.", pairs)
+    return list(own)
+
+
+@torch.inference_mode()
+def classify(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    rows: Any,
+    config: EvaluateConfig,
+    *,
+    order: list[int],
+    tick: Tick | None = None,
+) -> Answered:
+    """Classes of ``rows``, as the evaluations of a run compute them, with the mean cross entropy in nats as "loss".
+
+    Args:
+        model, tokenizer: see `load_with_classes`.
+        task: gives the labels.
+        rows: a `datasets.Dataset`.
+        config: batch size and length.
+        order: see `class_order`.
+        tick: told how many rows are done.
+
+    Raises:
+        ValueError: see `zotune.tasks.tokens.tokenise`.
+    """
+    length = min(config.max_seq_length or LONGEST, tokenizer.model_max_length)
+    cut = Cut()
+    read = tokenise(rows, task, tokenizer, length, prompt=prompt_style(model), cut=cut)
+    cut.say(length)
+    collate = DataCollatorWithPadding(tokenizer)
+    found: list[torch.Tensor] = []
+    for first in range(0, len(read), config.batchsize):
+        batch = collate([read[number] for number in range(first, min(first + config.batchsize, len(read)))])
+        labels = batch.pop("labels")
+        given = {name: value.to(model.device) for name, value in batch.items()}
+        found.append(model(**given).logits.float().cpu()[:, order])
+        if tick is not None:
+            tick(len(labels))
+    logits, gold = torch.cat(found), torch.tensor(read["labels"])
+    scores = compute_metrics(task)(EvalPrediction(logits.numpy(), gold.numpy()))
+    chosen = [int(number) for number in logits.argmax(dim=-1)]
+    return Answered(
+        scores={**scores, "loss": float(cross_entropy(logits.double(), gold))},
+        answers=chosen,
+        gold=[[int(label)] for label in gold],
+        texts=[task.labels[number] for number in chosen],
+        options=[list(task.labels)] * len(chosen),
+        option_scores=logits.log_softmax(dim=-1).tolist(),
+        way="label words" if config.soft_prompt else "own head",
+    )

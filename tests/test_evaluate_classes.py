@@ -1,0 +1,113 @@
+"""`zotune evaluate` of what answers with classes: heads that were trained or replayed, adapters, and label words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from command_runs import rows_of, train, workshop
+from command_runs import shelf as shelf
+from safetensors.torch import load_file, save_file
+
+from zotune.cli import main
+
+__all__ = ["workshop"]
+pytestmark = pytest.mark.usefixtures("workshop")
+
+ROWS = ["--data_dir", "../data", "--samplesize_validation", "8", "--max_seq_length", "24", "--device", "cpu"]
+
+
+def told(capsys: Any, *words: str) -> dict[str, Any]:
+    assert main(["evaluate", *words, *ROWS, "--output", "told.json"]) == 0, capsys.readouterr().err
+    assert "accuracy" in capsys.readouterr().out
+    found: dict[str, Any] = json.loads(Path("told.json").read_text())
+    return found
+
+
+def refused(capsys: Any, *words: str) -> str:
+    assert main(["evaluate", *ROWS, *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return str(err)
+
+
+def test_a_trained_head_scores_what_the_run_scored(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt", "--lr", "1e-2")
+    assert run is not None
+    last = rows_of(run, "eval")[-1]
+    assert main(["replay", "../model", str(run), "--out", "again", "--device", "cpu"]) == 0
+    for folder in (run / "last", Path("again")):
+        facts = told(capsys, str(folder))
+        assert facts["scores"]["loss"] == pytest.approx(float(last["loss"]), abs=1e-6)
+        assert facts["scores"]["accuracy"] == float(last["accuracy"])
+        assert facts["way"] == "own head"
+        assert facts["options"] == [["negative", "positive"]] * 8
+        for scores, chosen in zip(facts["option_scores"], facts["answers"], strict=True):
+            assert scores[chosen] == max(scores)
+            assert sum(torch.tensor(scores).exp().tolist()) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("words", [["--tuning", "lora"], ["--tuning", "prefix"], ["--soft_prompt", "--tuning", "lora"]])
+def test_an_adapter_with_classes_scores_what_the_run_scored(words: list[str], capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt", "--lr", "1e-2", *words)
+    last = rows_of(run, "eval")[-1]
+    flags = [word for word in words if word == "--soft_prompt"]
+    facts = told(capsys, "../model", "--adapter", str(run / "last"), *flags)
+    assert facts["scores"]["loss"] == pytest.approx(float(last["loss"]), abs=1e-6)
+    assert facts["scores"]["accuracy"] == float(last["accuracy"])
+
+
+def test_a_masked_model_is_asked_with_label_words(capsys: Any) -> None:
+    tiny_models.save(Path("roberta"), "roberta")
+    assert "is a masked model and cannot be asked questions; give --soft_prompt" in refused(capsys, "roberta")
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt", "--soft_prompt", "--model_name", "roberta")
+    first, last = rows_of(run, "eval")[0], rows_of(run, "eval")[-1]
+    for model, row in (("roberta", first), (str(run / "last"), last)):
+        facts = told(capsys, model, "--soft_prompt")
+        assert facts["way"] == "label words"
+        assert facts["scores"]["loss"] == pytest.approx(float(row["loss"]), abs=1e-6)
+
+
+def test_classes_in_another_order_are_found_by_their_names(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    folder = run / "last"
+    before = told(capsys, str(folder))
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    (head,) = (name for name in weights if name.startswith("score"))
+    weights[head] = weights[head].flip(0).contiguous()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config["id2label"] = {"0": "POSITIVE", "1": "NEGATIVE"}
+    config["label2id"] = {"POSITIVE": 0, "NEGATIVE": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    after = told(capsys, str(folder))
+    assert (after["scores"], after["answers"]) == (before["scores"], before["answers"])
+
+
+def test_other_names_are_taken_in_order_which_is_said(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    config = json.loads((run / "last/config.json").read_text())
+    config |= {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
+    (run / "last/config.json").write_text(json.dumps(config))
+    assert main(["evaluate", str(run / "last"), *ROWS]) == 0
+    assert "taken in order: bad = negative, good = positive." in capsys.readouterr().err
+
+
+def test_what_a_head_has_no_use_for_is_refused(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    last = str(run / "last")
+    for flag in (["--demonstrations", "2"], ["--calibrate"], ["--score", "mean"], ["--max_new_tokens", "3"]):
+        said = refused(capsys, last, *flag)
+        assert f"{last} answers with its own head, so {flag[0]} has nothing to say; leave it out." in said
+    assert "task squad has no classes" in refused(capsys, last, "--task", "squad")
+    Path("cb").mkdir()
+    Path("cb/validation.csv").write_text("premise,hypothesis,label\na b,c,0\nd e,f,1\n")
+    assert "has no head for the 3 classes of task cb" in refused(capsys, last, "--task", "cb", "--data_dir", "cb")
+
+
+def test_without_a_model_the_embedded_one_is_asked(capsys: Any) -> None:
+    assert main(["evaluate", "--samplesize_validation", "4", "--device", "cpu"]) == 0
+    assert "zero-shot" in capsys.readouterr().out

@@ -1,0 +1,74 @@
+"""What a run says in the end: what it reached, and that it hardly learnt anything where that is so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zotune.config import SHARES, TrainConfig
+from zotune.run.outcome import learnt, outcome
+
+FACTS = {SHARES: {"loss": 0.69, "accuracy": 0.5}, "validation_examples": 256}
+
+
+def evaluation(step: int, loss: float | None, accuracy: float) -> dict[str, Any]:
+    return {"step": step, "loss": loss, "accuracy": accuracy}
+
+
+def said(first: tuple[float | None, float], final: tuple[float | None, float], **given: Any) -> list[str]:
+    last, before = evaluation(40, *final), evaluation(0, *first)
+    best = max(before, last, key=lambda one: float(one["accuracy"]))
+    summary = {"first": before, "final": last, "best": best, "queries": 1234}
+    return outcome(summary, given.pop("facts", FACTS), TrainConfig(**given), in_words="--objective options")
+
+
+def test_a_run_that_learnt_says_what_it_reached_and_no_more() -> None:
+    (line,) = said((0.70, 0.50), (0.31, 0.90))
+    assert line == (
+        "validation loss 0.7000 before, 0.3100 after; accuracy 0.5000 before, 0.9000 after 1,234 queries"
+        " (best 0.9000, after step 40)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "final", "words"),
+    [
+        ((0.7059, 0.4961), (0.7559, 0.5312), "The validation loss did not fall."),
+        ((0.7059, 0.4961), (None, 0.5), "The validation loss did not fall."),
+        ((0.7059, 0.4961), (0.6866, 0.5234), "Hardly more was learnt than how frequent the classes are"),
+        ((1.30, 0.4961), (0.6866, 0.5234), "which gives a loss of 0.6900."),
+    ],
+)
+def test_a_run_that_hardly_learnt_says_so_and_what_may_help(first: Any, final: Any, words: str) -> None:
+    line, advice = said(first, final)
+    assert line.startswith(f"validation loss {first[0]:.4f} before, {'nan' if final[0] is None else final[0]:.4}")
+    assert words in advice
+    for way in ("--objective options", "--epochs", "--samplesize", "zotune sweep", "--algorithm FOAdam"):
+        assert way in advice
+    assert "FOAdam" not in said(first, final, algorithm="FOAdam")[1]
+
+
+def test_a_better_untrained_model_is_named_as_the_best() -> None:
+    assert "(best 0.4961, before the first step)" in said((0.70, 0.4961), (0.69, 0.4805))[0]
+
+
+def test_nothing_is_said_of_one_evaluation() -> None:
+    one = evaluation(0, 0.7, 0.5)
+    assert outcome({"first": one, "final": one, "best": one, "queries": 0}, FACTS, TrainConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "final", "facts", "is_learnt"),
+    [
+        ((0.70, 0.50), (0.66, 0.50), FACTS, True),  # by the loss
+        ((0.70, 0.50), (0.68, 0.50), FACTS, False),
+        ((0.70, 0.50), (0.80, 0.60), FACTS, True),  # by the accuracy: 3 standard errors of 256 rows
+        ((0.70, 0.50), (0.80, 0.55), FACTS, False),
+        ((0.70, 0.50), (0.80, 0.60), {**FACTS, "validation_examples": 16}, False),
+        ((2.00, 0.10), (1.90, 0.10), {"validation_examples": 256}, True),  # no classes: below what it was
+        ((2.00, 0.10), (1.99, 0.10), {"validation_examples": 256}, False),
+    ],
+)
+def test_what_counts_as_learnt(first: Any, final: Any, facts: Any, is_learnt: bool) -> None:
+    assert learnt(evaluation(0, *first), evaluation(40, *final), facts) == is_learnt
