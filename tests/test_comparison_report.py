@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from optuna.trial import create_trial
 
 from zotune.compare.curves import Curve, Result
 from zotune.compare.plan import cells_of
@@ -14,12 +14,12 @@ from zotune.config import ConfigError, TrainConfig
 from zotune.config.compare import CompareConfig
 from zotune.reports.comparison.charts import _scale, charts_of, draw
 from zotune.reports.comparison.conclusion import conclusion
-from zotune.reports.comparison.costs import SMALLEST_MB, cost_table, settings_table
-from zotune.reports.comparison.findings import NONE, Findings
-from zotune.reports.comparison.page import _keys
+from zotune.reports.comparison.costs import SMALLEST_MB, cost_table, settings_table, trained
+from zotune.reports.comparison.findings import NONE, Findings, Table
+from zotune.reports.comparison.page import _keys, _table
 from zotune.reports.comparison.tables import tables_of
 from zotune.reports.style import LIGHT
-from zotune.reports.sweep import _draw
+from zotune.reports.words import LAST_BLOCKS
 from zotune.sweep.watching import Watcher
 
 
@@ -113,6 +113,46 @@ def test_few_trials_are_in_the_sentence_itself():
     assert last == "Two trials cannot tell methods apart; --trials 5 begins to."
 
 
+@pytest.mark.parametrize(
+    ("trials", "of_means", "of_differences"),
+    [
+        (1, "There is one trial of each method, so there are no deviations.", False),
+        (2, "The means are of 2 trials only: a deviation of so few says little, and one of 0.0000", True),
+        (3, "", False),
+    ],
+)
+def test_few_trials_are_below_the_tables(trials, of_means, of_differences):
+    pairs = {
+        label: [a_result(label, trial, [1.0, end]) for trial in range(trials)]
+        for label, end in (("ZO", 0.5), ("B", 0.4))
+    }
+    note = table(found(**pairs), "At the end").note
+    assert of_means in note
+    assert ("trial" in note) == bool(of_means)
+    assert ("13 standard errors" in table(found(**pairs), "Difference").note) == of_differences
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([{}, {}], f"partial, which trains {LAST_BLOCKS} (--full_parameter trains all weights)"),
+        ([{"full_parameter": True}, {"tuning": "full"}], "full, which trains all weights"),
+        ([{"tuning": "lora"}, {"tuning": "lora"}], "lora"),
+        (
+            [{}, {"tuning": "lora"}],
+            f"partial A; lora B. Partial trains {LAST_BLOCKS} (--full_parameter trains all weights)",
+        ),
+        ([{"tuning": "full"}, {"tuning": "lora"}], "full A; lora B"),
+    ],
+)
+def test_what_is_trained_is_said_in_words(settings, said):
+    runs = {
+        label: [dataclasses.replace(a_result(label, 0, [1.0, 0.5]), settings=own)]
+        for label, own in zip("AB", settings, strict=True)
+    }
+    assert trained(found(**runs)) == said
+
+
 def test_what_was_better_before_the_end_is_said():
     rose = [a_result("ZO", trial, [1.0, 0.2, 0.4]) for trial in range(3)]
     fell = [a_result("B", trial, [1.0, 0.5, 0.47]) for trial in range(3)]
@@ -185,21 +225,37 @@ def test_losses_decades_apart_have_a_logarithmic_axis(losses, scale):
         assert axes.get_ylim()[0] <= 0.01 < 1.0 <= axes.get_ylim()[1]
 
 
-def test_a_search_over_decades_of_loss_can_be_drawn():
-    from optuna.distributions import FloatDistribution
+@pytest.mark.parametrize("label", ["ZO", "LOZO --rank 1 --full_parameter --weight_decay 0.5 --clipping", "x" * 250])
+@pytest.mark.parametrize("methods", [1, 2, 7])
+def test_the_legend_has_room_in_the_figure(label, methods, monkeypatch):
+    """Columns of long labels beside each other were cut off on both sides."""
+    drawn = []
+    save = Figure.savefig
 
-    trials = [
-        create_trial(
-            params={"lr": rate},
-            distributions={"lr": FloatDistribution(1e-6, 1.0, log=True)},
-            value=loss,
-            user_attrs={"scores": {"loss": loss}},
-        )
-        for rate, loss in ((1e-3, 1.0), (1e-2, 0.001), (1e-1, float("inf")))
-    ]
-    picture = _draw({"ZO": trials}, "loss", "svg", {"ZO": 0}, LIGHT)
-    assert all(f">{tick}</text>".encode() in picture for tick in ("0.001", "0.1", "1"))
-    assert picture.startswith(b"<?xml")
+    def spy(figure, *given, **more):
+        save(figure, *given, **more)
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    results = []
+    for number in range(methods):
+        results += [
+            dataclasses.replace(run, label=f"{label} {number}") for run in with_shares("ZO", [1, 0.5], [0.5, 1])
+        ]
+    draw(charts_of(results)[0], results, 100, LIGHT, "png", title="x")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    place = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
+    assert figure.axes[0].get_window_extent().height > 0.4 * figure.bbox.height
+
+
+@pytest.mark.parametrize(("trials", "said"), [(1, None), (2, "mean of 2 trials, band"), (3, "mean of 3 trials, band")])
+def test_a_figure_says_how_many_trials_a_line_is_of(trials, said):
+    results = [a_result("ZO", trial, [1.0, 0.5]) for trial in range(trials)]
+    picture = draw(charts_of(results)[0], results, 100, LIGHT, "svg", title="x").decode()
+    assert ("trials" in picture) == (said is not None)
+    assert (said or "") in picture
 
 
 # --------------------------------------------------------------------------------------------------------- searches
@@ -231,3 +287,36 @@ def test_variants_of_a_method_have_other_keys_in_the_tables():
     assert [f"background: {colour}" in rule for colour, rule in zip((red, blue), rules, strict=False)] == [True, True]
     assert "background" not in rules[2]
     assert red in rules[2]
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+def cells(page):
+    return re.findall(r"<t[hd][^>]*>.*?</t[hd]>", page)
+
+
+def test_a_rate_that_was_measured_stays_on_one_line():
+    rows = (("ZO", "0.00087 to 0.001, measured", "2"), ("LOREN", "0.0026 to 0.0031, measured", "6"))
+    page = _table(Table("Settings", ("method", "lr", "num_queries"), rows), {})
+    assert "<td>0.00087 to 0.001, measured</td>" in page  # td is nowrap
+    assert "<th scope='col'>num_<wbr>queries</th>" in page
+
+
+def test_a_column_is_words_as_a_whole_and_an_empty_cell_is_a_dash():
+    rows = (("ZO", ""), ("LOREN", "x" * 50), ("HiZOO", "short"))
+    found_cells = cells(_table(Table("Settings", ("method", "others"), rows), {}))
+    others = [cell for number, cell in enumerate(found_cells) if number % 2]
+    assert all('class="words"' in cell for cell in others)
+    assert NONE in others[1]
+
+
+def test_flags_and_names_of_methods_are_not_broken():
+    note = "Give --lr auto, or LOZO-M & others <here>."
+    page = _table(Table("T", ("method", "a"), (("LOZO --rank 1 --clipping --eps 0.1", "3"),), note), {})
+    assert (
+        'Give <span class="flag">--lr</span> auto, or <span class="flag">LOZO-M</span> &amp; others &lt;here&gt;.'
+        in page
+    )
+    label = '<td class="long">LOZO <span class="flag">--rank 1</span> <span class="flag">--clipping</span>'
+    assert f'{label} <span class="flag">--eps 0.1</span></td>' in page

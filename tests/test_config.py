@@ -142,7 +142,7 @@ def test_momentum_left_out_is_off_for_every_method():
 def test_eight_bit_adam_without_its_package_is_refused_before_training(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"--low_bit_adam 8 needs the package bitsandbytes; install zotune\[low-bit\]"
+        ConfigError, match=r"--low_bit_adam 8 needs the package bitsandbytes: pip install -e '\.\[low-bit\]'"
     ):
         TrainConfig(algorithm="ZOAdam", low_bit_adam=8).validate()
     TrainConfig(algorithm="LOREN", low_bit_adam=8).validate()

@@ -1,5 +1,6 @@
 """`zotune inspect`: what it says of whole, torn and damaged trajectories, and of wrong command lines."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,9 +15,14 @@ from recorded_runs import record_plain
 import zotune
 from zotune.cli import main
 from zotune.config import INSPECT_FLAGS
+from zotune.hf.partial import BLOCK_SHARE
+from zotune.reports.trajectory_about import _TOLD, about_lines
+from zotune.reports.words import BEHIND, LAST_BLOCKS
+from zotune.run.base import FROZEN, BaseFacts
 from zotune.trajectory import Recorder, read
-from zotune.trajectory.frames import encode, packed, to_json
+from zotune.trajectory.frames import MAGIC, Frames, encode, packed, to_json
 
+EVERY = b'["weight","bias"]'
 ABOUT = {"model_name": "tiny", "task": "sst2", "head_seed": 3, "versions": {"torch": "9.9"}}
 
 
@@ -57,27 +63,123 @@ def test_everything_is_told(file, capsys):
     trajectory = read(file)
     size = file.stat().st_size
     assert told["file"] == str(file)
-    assert told["size"] == f"{size:,} bytes, {size / 120:.2f} a query"
+    # Of the 30 steps of 4 queries, one of another rate and one with another set of parameters before it.
+    steps = 30 * (1 + 1 + 4 * 8 + 4) + 8 + sum(len(encode("A", names, 0)[0]) for names in (b'["weight"]', EVERY))
+    per = rf"{size:,} bytes: {steps:,} of losses and rates \({steps / 120:.1f} a query\)"
+    assert re.fullmatch(per + r", [\d,]+ of the header, \d+ of events", told["size"])
     assert told["checksums"] == "all right, from the first byte to the last"
     assert told["method"].startswith("ZOAdam(")
-    for part in ("lr=0.01", "queries=4", "eps=0.001"):
+    for part in ("(lr=0.01,", "queries=4", "eps=0.001"):
         assert part in told["method"]
-    assert told["group 0"] == "weight_decay=0.1, input_dim=-1"
-    assert told["seed"] == "11"
-    assert told["noise"] == trajectory.header.noise
-    assert told["versions"] == f"format 1, zotune {zotune.__version__}, torch 9.9"
-    assert told["about"] == "model_name=tiny, task=sst2, head_seed=3"
+    assert told["group 0"] == "weight_decay=0.1, 12 weights"
+    assert told["seed"] == "11, of the directions"
+    assert told["versions"] == f"format 1, noise {trajectory.header.noise}, zotune {zotune.__version__}, torch 9.9"
+    assert (told["model"], told["task"]) == ("tiny", "sst2")
+    assert told["head"] == "new unless the model has one, from seed 3"
+    assert "about" not in told
     assert told["parameters"] == "17 weights in 2 tensors (float32); 12 take part in the first step"
-    assert told["digest"] == f"0x{trajectory.header.digest:016x} before the first step"
-    assert told["steps"] == "30, from 0 to 30"
+    assert told["digest"] == f"0x{trajectory.header.digest:016x}, of these weights before the first step"
+    assert told["steps"] == "30"
     assert told["queries"] == "120"
     assert told["learning rate"] == "0.01 at first, 0.005 at last, changed once, between 0.005 and 0.01"
-    assert told["events"] == "3 x evaluation, 1 x weights"
+    assert told["events"] == "3 evaluations, 1 digest of the weights"
     assert re.findall(r"^evaluation +after step (\d+): loss ([\d.]+), accuracy", out, re.M) == [
         ("10", "2.1"),
         ("20", "1.1"),
         ("30", "0.1"),
     ]
+
+
+def test_what_is_inside_the_program_is_in_the_json_file_only(file, capsys, tmp_path):
+    _, out, _ = inspect(capsys, file, "--json", tmp_path / "x.json")
+    for name in ("input_dim", "initial_lr", "momentum_bits", "head_seed", "frozen_digest", "=[]", "=False"):
+        assert name not in out
+    told = json.loads((tmp_path / "x.json").read_text())
+    assert [group["input_dim"] for group in told["groups"]] == [-1, -1]
+    assert told["about"] == {name: value for name, value in ABOUT.items() if name != "versions"}
+
+
+def test_the_sizes_are_those_of_the_parts_and_add_up(file, capsys, tmp_path):
+    inspect(capsys, file, "--json", tmp_path / "x.json")
+    told = json.loads((tmp_path / "x.json").read_text())
+    by_kind: dict[str, int] = {}
+    with file.open("rb") as opened:
+        for frame in Frames(opened, file.stat().st_size):
+            by_kind[frame.kind] = by_kind.get(frame.kind, 0) + frame.end - frame.start
+    sizes = told["sizes"]
+    assert sizes["header"] == len(MAGIC) + by_kind["H"]
+    assert sizes["events"] == by_kind["E"]
+    assert sizes["header"] + sizes["steps"] + sizes["events"] == told["bytes"] == file.stat().st_size
+    assert sizes["steps_per_query"] == sizes["steps"] / 120
+    assert told["bytes_per_query"] == told["bytes"] / 120
+
+
+OF_A_COMMAND = {
+    "model_name": "facebook/opt-125m",
+    "task": "sst2",
+    "head_seed": 5,
+    "dtype": "float32",
+    "full_parameter": False,
+    "prompted": False,
+    "question": False,
+    "adapter": None,
+    "own_words": [],
+    "algorithm": "ZO",
+    "max_seq_length": 64,
+    "revision": None,
+    "frozen_digest": 7,
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "lines"),
+    [
+        (
+            {},
+            {
+                "model": "facebook/opt-125m",
+                "task": "sst2, texts of up to 64 tokens",
+                "algorithm": "ZO",
+                "trained": "the last sixth of the blocks, the final norm and the head",
+                "head": "new unless the model has one, from seed 5",
+            },
+        ),
+        (
+            {"full_parameter": True, "revision": "abc"},
+            {"trained": "all weights", "model": "facebook/opt-125m, revision abc"},
+        ),
+        (
+            {"question": True},
+            {"head": "none, the model is asked for an option or an answer", "trained": BEHIND},
+        ),
+        ({"prompted": True}, {"head": "none, the model's own label words"}),
+        (
+            {"prompted": True, "own_words": ["{text} It was {label}", "bad", "good"]},
+            {"head": "none, the model's own label words: bad, good"},
+        ),
+        ({"adapter": {"kind": "lora", "rank": 8, "alpha": 16}}, {"trained": "lora of rank 8, alpha 16"}),
+        ({"adapter": {"kind": "prefix", "tokens": 5}}, {"trained": "a prefix of 5 tokens"}),
+        ({"adapter": {"kind": "head"}}, {"trained": "the head"}),
+        (
+            {"adapter": 3, "own_words": "x", "prompted": 1, "algorithm": "MeZO"},
+            {"trained": "the last sixth of the blocks, the final norm and the head"},
+        ),
+        ({"learner": "mine", "note": "x" * 200}, {"about": f"learner=mine, note={'x' * 100}..."}),
+    ],
+)
+def test_what_the_command_line_notes_is_told_in_words(facts, lines):
+    told = dict(about_lines({**OF_A_COMMAND, **facts}, "MeZO"))
+    assert {label: told[label] for label in lines} == lines
+    assert ("about" in told) == ("about" in lines)
+    assert ("algorithm" in told) == (facts.get("algorithm") != "MeZO")
+
+
+def test_every_fact_of_the_command_line_has_words_and_they_are_true():
+    """None is told under the name that it has inside."""
+    written = {field.name for field in dataclasses.fields(BaseFacts)} | {FROZEN}
+    assert written <= OF_A_COMMAND.keys() <= _TOLD
+    assert "the last sixth of the blocks" in LAST_BLOCKS
+    assert BLOCK_SHARE == 6
 
 
 def test_the_numbers_are_those_of_the_steps(file, capsys, tmp_path):
@@ -161,7 +263,7 @@ def test_a_torn_end_is_told_with_code_0_and_damage_with_1(file, capsys, tmp_path
     told, _, err = inspect(capsys, path, "--json", tmp_path / "x.json", code=1)
     sound = read(path).end
     assert 0 < sound < 30
-    assert told["steps"] == f"{sound}, from 0 to {sound}"
+    assert told["steps"] == str(sound)
     assert told["checksums"].endswith("what follows them is damaged")
     assert f"is damaged at byte {read(path).size}, after step {sound}" in err
     assert json.loads((tmp_path / "x.json").read_text())["state"] == "damaged"
@@ -173,7 +275,8 @@ def test_a_file_without_steps_and_one_with_rates_that_differ(capsys, tmp_path):
     optimizer = zotune.MeZO(groups, lr=1e-2)
     recorder = Recorder(tmp_path / "x.zo", optimizer)
     told, _, _ = inspect(capsys, tmp_path / "x.zo", "--plot", tmp_path / "x.png")
-    assert (told["steps"], told["losses"], told["learning rate"]) == ("0, from 0 to 0", "none", "none")
+    assert (told["steps"], told["losses"], told["learning rate"]) == ("0", "none", "none")
+    assert told["size"].startswith(f"{(tmp_path / 'x.zo').stat().st_size:,} bytes: 0 of losses and rates, ")
     optimizer.step(lambda: weight.sum() + bias.sum())
     recorder.close()
     told, _, _ = inspect(capsys, tmp_path / "x.zo")
@@ -274,7 +377,7 @@ def test_the_example_of_the_page_runs(capsys, tmp_path):
     names: dict = {"loader": [batch, batch]}
     exec(compile(code, "docs/trajectories.md", "exec"), names)
     told, _, _ = inspect(capsys, tmp_path / "page.zo")
-    assert told["steps"] == "2, from 0 to 2"
+    assert told["steps"] == "2"
     assert main(["replay", str(plain / "base"), str(tmp_path / "page.zo"), "--out", str(tmp_path / "again")]) == 0
     again = type(names["model"]).from_pretrained(tmp_path / "again")
     for (name, one), (_, other) in zip(names["model"].named_parameters(), again.named_parameters(), strict=True):

@@ -137,7 +137,7 @@ def test_tensorboard_files_hold_the_same_losses(tmp_path: Path) -> None:
 def test_tensorboard_that_is_not_installed_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recorder_module.__dict__["torch"].utils.__dict__, "tensorboard", None)
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"install zotune\[tensorboard\]"):
+    with pytest.raises(ValueError, match=r"package tensorboard: pip install -e '\.\[tensorboard\]'"):
         RunRecorder(tmp_path, tensorboard=True)
 
 

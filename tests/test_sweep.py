@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shlex
 import time
 
@@ -15,7 +16,6 @@ from zotune.config.compare import DERIVED, labelled
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna; install zotune[sweep].")
 from zotune.reports.style import DARK  # noqa: E402
-from zotune.reports.sweep import _limits, _points, _whole  # noqa: E402
 from zotune.sweep import sharing  # noqa: E402
 from zotune.sweep.draws import Draws  # noqa: E402
 from zotune.sweep.spaces import Range, grid_of, space_of  # noqa: E402
@@ -43,6 +43,14 @@ def storage(workshop, place="out"):
 
 def study(workshop, name, place="out"):
     return optuna.load_study(study_name=f"model/sst2/{name}", storage=storage(workshop, place))
+
+
+def again(workshop, capsys, err):
+    """The loss that the first command gives that a search has printed."""
+    command = shlex.split(next(line for line in err.splitlines() if line.startswith("zotune train")))
+    assert main([*command[1:], "--results", "again"]) == 0
+    run = capsys.readouterr().out.strip()
+    return json.loads((workshop / run / "summary.json").read_text())["final"]["loss"]
 
 
 @pytest.mark.parametrize("method", [*ALGORITHMS, *DERIVED])
@@ -109,11 +117,9 @@ def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
     assert (DARK.ground.lower() in dark, DARK.ground.lower() in light) == (True, False)
 
     # The printed command makes the best run again.
-    command = shlex.split(next(line for line in err.splitlines() if line.startswith("zotune train")))
-    assert main([*command[1:], "--results", "again"]) == 0
-    run = capsys.readouterr().out.strip()
     wanted = min(float(row["loss"]) for row in rows if row["method"] == "ZO" and row["state"] == "finished")
-    assert json.loads((workshop / run / "summary.json").read_text())["final"]["loss"] == pytest.approx(wanted, rel=1e-3)
+    assert f"loss of {wanted:.4f}, in one run, which this command makes again:" in err
+    assert again(workshop, capsys, err) == pytest.approx(wanted, rel=1e-5)
 
     before = [trial.params for trial in study(workshop, "ZO").trials]
     sweep(capsys, *words, "--runs", "4")
@@ -172,7 +178,10 @@ def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, 
     _, err = sweep(capsys, *words)
     assert asked[5:] == [(1e-3, 1), (2e-3, 1), (3e-3, 1), (4e-3, 1)]  # until three have not diverged
     assert json.loads((workshop / "out" / "best.json").read_text()) == {"ZO": {"lr": 3e-3}}
-    assert "the best one, validation loss 0.3000 (mean of 2 draws):" in err
+    assert (
+        "The best settings gave a validation loss of 0.3000, the mean over 2 draws (0.3000, 0.3000); this command is"
+        " the first of them, which gave 0.3000:\nzotune train "
+    ) in err
     assert "ZO: all runs took 576 forward passes" in err
     with (workshop / "out" / "trials.csv").open() as lines:
         rows = {float(row["lr"]): row for row in csv.DictReader(lines)}
@@ -183,6 +192,18 @@ def test_the_best_settings_are_run_on_other_draws_and_the_mean_counts(workshop, 
     assert len(asked) == 9  # nothing is done again
     sweep(capsys, *words, "--confirmations", "2")
     assert asked[9:] == [(2e-3, 2), (3e-3, 2), (4e-3, 2)]  # what has diverged is known well enough
+
+
+def test_it_is_said_which_loss_is_a_mean_and_which_one_the_command_gives(workshop, capsys):
+    words = ("--algorithms", "ZO", "--lr", "1e-2", "--full_parameter", "--runs", "1", "--budget_queries", "256")
+    _, err = sweep(capsys, *words, "--confirmations", "2", "--out", "out")
+    told = re.search(
+        r"loss of ([\d.]+), the mean over 3 draws \(([\d., ]+)\).* the first of them, .*gave ([\d.]+):", err
+    )
+    mean, draws, first = float(told[1]), [float(value) for value in told[2].split(", ")], told[3]
+    assert mean == pytest.approx(sum(draws) / 3, abs=1e-4)
+    assert len(set(draws)) == 3
+    assert f"{draws[0]:.4f}" == first == f"{again(workshop, capsys, err):.4f}"
 
 
 def test_a_setting_that_was_bad_on_another_draw_is_not_taken_because_the_others_had_no_room(
@@ -322,26 +343,6 @@ def test_spaces_that_cannot_be_used(workshop, capsys, content, sentence):
     (workshop / "space.json").write_text(json.dumps(content))
     _, err = sweep(capsys, "--algorithms", "ZO", "--space", "space.json", "--out", "out", code=2)
     assert sentence in err
-
-
-def test_a_run_that_diverged_is_outside_of_the_figure_whatever_its_accuracy():
-    space = {"lr": optuna.distributions.FloatDistribution(1e-6, 1e30, log=True)}
-    trials = [
-        optuna.trial.create_trial(
-            params={"lr": rate}, distributions=space, value=value, user_attrs={"scores": {"accuracy": 0.5}}
-        )
-        for rate, value in ((1e-3, 0.5), (1e20, -math.inf))
-    ]
-    assert [point.value for point in _points(trials, "accuracy")] == [0.5, math.inf]
-
-
-def test_the_axis_of_the_metric_leaves_out_what_is_far_off():
-    low, high = _limits([0.1, 0.2, 0.3, 0.4, 1e9, math.inf])
-    assert low < 0.1
-    assert 0.4 < high < 1e9
-    assert _limits([math.inf]) == (0.0, 1.0)
-    low, high = _whole([0.5, 0.5, 0.5, 0.9, math.inf])  # of accuracies, the best of which is the highest
-    assert low < 0.5 < 0.9 < high
 
 
 def test_a_grid_point_whose_run_was_stopped_is_tried_again(workshop, capsys, monkeypatch):
@@ -491,6 +492,16 @@ def test_processes_try_no_grid_point_twice_and_run_other_draws_side_by_side(work
     done = [(trial.params["run"], trial.params["draw"]) for trial in again if trial.value is not None]
     assert sorted(done) == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert "ZO: all runs took 192 forward passes" in capfd.readouterr().err
+
+
+def test_that_draws_have_no_room_is_said_once_by_however_many_processes(workshop, capfd):
+    (workshop / "space.json").write_text(json.dumps({"ZO": {"lr": [1e-4, 2e-4, 3e-4]}}))
+    words = ["--algorithms", "ZO", "--search", "grid", "--space", "space.json", "--prune", "none", "--jobs", "2"]
+    words += ["--budget_queries", "32", "--total_queries", "128", "--confirmations", "1", "--out", "out"]
+    assert main(["sweep", *SHARED, *words]) == 0
+    err = capfd.readouterr().err
+    assert err.count("ZO: --total_queries leaves too little for --confirmations 1 of 3") == 1
+    assert all(line.startswith(("ZO", "zotune train", "The best lr")) for line in err.splitlines()), err
 
 
 def test_what_a_silent_machine_has_begun_is_begun_again(workshop, capsys, monkeypatch):

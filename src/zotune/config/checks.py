@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from zotune.config.algorithms import ALGORITHMS, EMBEDDED
-from zotune.config.errors import ConfigError, nearest, shortened
+from zotune.config.errors import ConfigError, missing_package, nearest, shortened
 from zotune.config.flags import flags_of
 from zotune.embedded.generator import TASKS as GENERATED
 from zotune.hf.resolve import resolve
@@ -179,7 +179,7 @@ def _check_tuning(config: "TrainConfig") -> None:
         )
     adapted = tuning not in (None, "full", "partial", "head")
     if adapted and importlib.util.find_spec("peft") is None:
-        raise ConfigError("Adapters need the package peft; install zotune[adapters].")
+        raise ConfigError(missing_package("An adapter", "peft", "adapters"))
     if adapted and tuning not in TUNINGS and not Path(str(tuning)).expanduser().exists():
         raise ConfigError(
             f"--tuning knows {_listed(TUNINGS)}, or a configuration file of peft, not "
@@ -285,10 +285,10 @@ def check_output(name: str, path: Path) -> None:
 
 def _check_installed(config: "TrainConfig") -> None:
     if config.logging == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--logging tensorboard needs the package tensorboard; install zotune[tensorboard].")
+        raise ConfigError(missing_package("--logging tensorboard", "tensorboard", "tensorboard"))
     low_bit = config.algorithm == "ZOAdam" and config.low_bit_adam == 8
     if low_bit and importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("--low_bit_adam 8 needs the package bitsandbytes; install zotune[low-bit].")
+        raise ConfigError(missing_package("--low_bit_adam 8", "bitsandbytes", "low-bit"))
 
 
 def _listed(names: "tuple[str, ...] | list[str]") -> str:

@@ -55,6 +55,14 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str:
     return f"; did you mean {prefix}{found[0]}?" if found else "."
 
 
+def missing_package(what: str, package: str, extra: str) -> str:
+    """The sentence for a feature whose package is not installed; ``extra`` is that of zotune which brings it."""
+    return (
+        f"{what} needs the package {package}: pip install -e '.[{extra}]' in a clone of zotune, elsewhere"
+        f" pip install 'zotune[{extra}]'."
+    )
+
+
 def shortened(text: object) -> str:
     """`text` as a sentence can hold it: the middle of a very long one is left out."""
     whole = str(text)

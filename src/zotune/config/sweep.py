@@ -13,7 +13,7 @@ from zotune.config.compare import (
     check_counts,
     labelled,
 )
-from zotune.config.errors import ConfigError
+from zotune.config.errors import ConfigError, missing_package
 from zotune.config.flags import Flag, FlagOfField, flags_of
 
 RUNS: Final = 16
@@ -118,7 +118,7 @@ class SweepConfig:
             raise ConfigError("--storage must not be empty; give a URL such as sqlite:///FILE, or leave it out.")
         self.entries()
         if importlib.util.find_spec("optuna") is None:
-            raise ConfigError("zotune sweep needs the package optuna; install zotune[sweep].")
+            raise ConfigError(missing_package("zotune sweep", "optuna", "sweep"))
 
     @property
     def chosen_runs(self) -> int:

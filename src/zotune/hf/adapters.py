@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from zotune.config.errors import nearest
+from zotune.config.errors import missing_package, nearest
 from zotune.hf.prefixes import begin_with_activations, take_prefix
 from zotune.hf.randomness import lent
 
@@ -164,7 +164,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise ValueError("Adapters need the package peft; install zotune[adapters].") from None
+        raise ValueError(missing_package("An adapter", "peft", "adapters")) from None
     return peft
 
 

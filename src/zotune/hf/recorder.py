@@ -14,6 +14,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zotune.bench.peak import status_bytes
+from zotune.config.errors import missing_package
 
 if TYPE_CHECKING:
     from .trainer import ZOTrainer
@@ -217,7 +218,5 @@ def _event_writer_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError(
-            "TensorBoard logging needs the package tensorboard; install zotune[tensorboard] or log to csv only."
-        ) from error
+        raise ValueError(missing_package("TensorBoard logging", "tensorboard", "tensorboard")) from error
     return SummaryWriter

@@ -30,11 +30,11 @@ def launch(config: InspectConfig, console: Console) -> int:
     assert config.run is not None
     try:
         trajectory = read(trajectory_of(config.run))
+        series = gather(trajectory, config.span)
+        told = facts(trajectory, series)
     except (ConfigError, TrajectoryError) as error:
         say(as_sentence(str(error)))
         return 2
-    series = gather(trajectory, config.span)
-    told = facts(trajectory, series)
     coding = getattr(sys.stdout, "encoding", None) or "utf-8"  # names of files need not be text
     sys.stdout.write("\n".join(lines(told)).encode(coding, "replace").decode(coding) + "\n")
     sys.stdout.flush()

@@ -1,6 +1,8 @@
 """Colours and shared settings of the figures."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any, Final
 
 # Hues after Okabe and Ito, and Tol; first order in greys. Lightness is chosen so that any two are at least 20 apart in
@@ -48,6 +50,8 @@ LINES: Final = ("-", "--", ":", "-.")
 
 OTHER_COLOUR: Final = "#000000"
 GRID_COLOUR: Final = "#DDDDDD"
+_LETTER, _SIGN = 0.087, 0.6
+"""Inches of a letter in a legend, and of a sign there with what is around it."""
 DPI: Final = 150
 
 
@@ -94,3 +98,19 @@ THEMES: Final = ((LIGHT, ""), (DARK, "-dark"))
 def method_colour(method: str) -> str:
     """The one colour of a method in all figures; black for a name that is not in the table."""
     return METHOD_COLOURS.get(method, OTHER_COLOUR)
+
+
+def columns_of(labels: Sequence[str], width: float) -> int:
+    """As many columns of a legend, which is filled column by column, as have room beside each other in a figure.
+
+    Args:
+        labels: of the legend.
+        width: of the figure, in inches.
+    """
+    widths = [_SIGN + _LETTER * max(map(len, label.splitlines()), default=0) for label in labels]
+    for columns in range(min(len(labels), 5), 1, -1):
+        rows, more = divmod(len(labels), columns)
+        ends = itertools.accumulate(rows + (number < more) for number in range(columns))
+        if sum(max(widths[end - rows - (number < more) : end]) for number, end in enumerate(ends)) <= width:
+            return columns
+    return 1

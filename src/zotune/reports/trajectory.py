@@ -6,12 +6,15 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from zotune.trajectory.frames import MAGIC, Frames, TrajectoryError
 from zotune.trajectory.header import Header
 from zotune.trajectory.reader import Event, Step, Trajectory
 
 EVALUATION = "evaluation"
+_PART_OF: Final = {"H": "header", "E": "events"}
+"""Of a file, by kind of the frame; all others are of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +85,18 @@ def gather(trajectory: Trajectory, span: tuple[int, int | None] | None = None) -
 
 
 def facts(trajectory: Trajectory, series: Series) -> dict[str, Any]:
-    """All that is told, as JSON has it."""
+    """All that is told, as JSON has it.
+
+    Raises:
+        TrajectoryError: the file cannot be read any more.
+    """
     header, about = trajectory.header, trajectory.header.about
     versions = about.get("versions")
     return {
         "file": str(trajectory.path),
         "bytes": trajectory.size + trajectory.cut,
         "bytes_per_query": trajectory.size / trajectory.queries if trajectory.queries else None,
+        "sizes": _sizes(trajectory),
         "state": "whole" if not trajectory.cut else "torn" if trajectory.torn else "damaged",
         "problem": trajectory.problem,
         "method": header.method,
@@ -103,6 +111,7 @@ def facts(trajectory: Trajectory, series: Series) -> dict[str, Any]:
             "tensors": len(header.parameters),
             "weights": header.elements,
             "taking_part": series.trained,
+            "weights_by_group": _weights_by_group(header),
             "dtypes": dict(Counter(p.dtype for p in header.parameters)),
             "digest": f"0x{header.digest:016x}",
         },
@@ -114,6 +123,18 @@ def facts(trajectory: Trajectory, series: Series) -> dict[str, Any]:
         "evaluations": [{"step": event.step, **_metrics(event)} for event in series.events if event.kind == EVALUATION],
         "listed": [{"step": number, "losses": list(losses)} for number, losses in series.losses],
     }
+
+
+def _sizes(trajectory: Trajectory) -> dict[str, Any]:
+    """Bytes of the header, of the steps (losses, with the rates and settings that changed) and of the events."""
+    found = {"header": len(MAGIC), "steps": 0, "events": 0}
+    try:
+        with trajectory.path.open("rb") as file:
+            for frame in Frames(file, trajectory.size):
+                found[_PART_OF.get(frame.kind, "steps")] += frame.end - frame.start
+    except OSError as error:
+        raise TrajectoryError(f"{trajectory.path} cannot be read ({error.strerror or error})") from error
+    return {**found, "steps_per_query": found["steps"] / trajectory.queries if trajectory.queries else None}
 
 
 def evaluations(series: Series, name: str) -> tuple[list[int], list[float]]:
@@ -171,6 +192,13 @@ def _losses(series: Series) -> dict[str, Any]:
 def weights_of(header: Header, names: frozenset[str]) -> int:
     """Weights of the named parameters."""
     return sum(math.prod(p.shape) for p in header.parameters if p.name in names)
+
+
+def _weights_by_group(header: Header) -> list[int]:
+    found = [0] * len(header.groups)
+    for parameter in header.parameters:
+        found[parameter.group] += math.prod(parameter.shape)
+    return found
 
 
 def _number(value: Any) -> float | None:

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from zotune.reports.trajectory_about import about_lines, value_text
+
 _LABEL: Final = 15  # width of the first column
 _LISTED: Final = 12  # evaluations in the lines; JSON has all
-_HIDDEN: Final = frozenset({"input_dim", "seed", "params", "param_names"})
+_HIDDEN: Final = frozenset({"input_dim", "seed", "params", "param_names", "initial_lr", "max_lr", "min_lr"})
+"""Of the settings of a group: what is told elsewhere, and what only the optimizer and schedules use."""
+
+_EVENTS: Final = {
+    "evaluation": ("evaluation", "evaluations"),
+    "curvature": ("measurement of the curvature", "measurements of the curvature"),
+    "portions": ("change to smaller portions of a batch", "changes to smaller portions of a batch"),
+    "weights": ("digest of the weights", "digests of the weights"),
+}
+"""The kinds of events that zotune itself writes, for one and for several."""
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
@@ -22,22 +33,39 @@ def printable(text: str) -> str:
 
 def _entries(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "file", facts["file"]
-    size = f"{facts['bytes']:,} bytes"
-    per = facts["bytes_per_query"]
-    yield "size", size if per is None else f"{size}, {per:.2f} a query"
+    yield "size", _size(facts)
     yield "checksums", _state(facts)
     yield from _method(facts)
-    yield from _run(facts)
+    yield from about_lines(facts["about"], facts["method"])
     yield from _parameters(facts["parameters"])
+    versions = facts["versions"]
+    named = {"format": versions["format"], "noise": facts["noise"], **versions}
+    yield "versions", ", ".join(f"{name} {version}" for name, version in named.items())
     steps = facts["steps"]
-    yield "steps", f"{steps['count']:,}, from {steps['first']:,} to {steps['end']:,}"
+    yield "steps", f"{steps['count']:,}" + (f", after {steps['first']:,} others" if steps["first"] else "")
     yield "queries", f"{facts['queries']:,}"
     yield "learning rate", _rates(facts["learning_rate"])
     yield from _losses(facts["losses"])
-    yield "events", ", ".join(f"{count} x {kind}" for kind, count in facts["events"].items()) or "none"
+    yield "events", _events(facts["events"])
     yield from _evaluations(facts["evaluations"])
     for row in facts["listed"]:
         yield f"step {row['step']}", "  ".join(f"{loss:.9g}" for loss in row["losses"])
+
+
+def _size(facts: Mapping[str, Any]) -> str:
+    """The whole file, then its parts: what grows with the run apart from what is there once."""
+    sizes = facts["sizes"]
+    per = sizes["steps_per_query"]
+    steps = f"{sizes['steps']:,} of losses and rates" + ("" if per is None else f" ({per:.1f} a query)")
+    return f"{facts['bytes']:,} bytes: {steps}, {sizes['header']:,} of the header, {sizes['events']:,} of events"
+
+
+def _events(counts: Mapping[str, int]) -> str:
+    told = []
+    for kind, count in counts.items():
+        one, several = _EVENTS.get(kind, (kind, f"x {kind}"))
+        told.append(f"{count:,} {one if count == 1 else several}")
+    return ", ".join(told) or "none"
 
 
 def _state(facts: Mapping[str, Any]) -> str:
@@ -50,25 +78,19 @@ def _state(facts: Mapping[str, Any]) -> str:
 
 
 def _method(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    arguments = {**facts["arguments"]}
     groups = facts["groups"]
     # What all groups have in common was mostly an argument, and stands there.
     common = {k: v for k, v in (groups[0] if groups else {}).items() if all(g.get(k, groups) == v for g in groups)}
-    named = {**common, **arguments}
-    named = {k: v for k, v in named.items() if k not in _HIDDEN and v is not None}
-    yield "method", f"{facts['method']}({', '.join(f'{k}={_value(v)}' for k, v in sorted(named.items()))})"
-    for number, group in enumerate(groups if len(groups) > 1 else []):
-        own = ", ".join(f"{k}={_value(v)}" for k, v in group.items() if k not in common or k == "input_dim")
-        yield f"group {number}", own or "as the method"
-    yield "seed", str(facts["seed"])
-    yield "noise", str(facts["noise"])
-
-
-def _run(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    about = {name: value for name, value in facts["about"].items() if value is not None}
-    if about:
-        yield "about", ", ".join(f"{name}={_value(value)}" for name, value in about.items())
+    named = {**common, **facts["arguments"]}
+    hidden = _HIDDEN | (frozenset() if named.get("momentum") else {"momentum_bits"})
+    named = {k: v for k, v in named.items() if k not in hidden and v is not None}
+    in_order = sorted(named.items(), key=lambda item: (item[0] != "lr", item[0]))
+    yield "method", f"{facts['method']}({', '.join(f'{k}={value_text(v)}' for k, v in in_order)})"
+    own = [{k: v for k, v in group.items() if k not in common and k not in hidden} for group in groups]
+    for number, settings in enumerate(own if any(own) else []):
+        weights = f"{facts['parameters']['weights_by_group'][number]:,} weights"
+        yield f"group {number}", ", ".join([*(f"{k}={value_text(v)}" for k, v in settings.items()), weights])
+    yield "seed", f"{facts['seed']}, of the directions"
 
 
 def _parameters(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -76,7 +98,7 @@ def _parameters(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     part = told["taking_part"]
     trained = "all take part" if part == told["weights"] else f"{part:,} take part in the first step"
     yield "parameters", f"{told['weights']:,} weights in {told['tensors']} tensors ({types}); {trained}"
-    yield "digest", f"{told['digest']} before the first step"
+    yield "digest", f"{told['digest']}, of these weights before the first step"
 
 
 def _rates(told: Mapping[str, Any]) -> str:
@@ -95,8 +117,9 @@ def _losses(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "losses", "none"
         return
     least = f"smallest {told['smallest']:.6g} (step {told['smallest_at']})"
-    yield "losses", f"first {told['first']:.6g}, last {told['last']:.6g}, {least}; means of a step"
-    yield "spread", f"{told['spread_mean']:.3g} on average, {told['spread_largest']:.3g} at most, within a step"
+    yield "losses", f"first {told['first']:.6g}, last {told['last']:.6g}, {least}; each the mean of a step"
+    spread = f"{told['spread_mean']:.3g} on average, {told['spread_largest']:.3g} at most"
+    yield "spread", f"largest minus smallest loss of a step: {spread}"
 
 
 def _evaluations(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -106,10 +129,3 @@ def _evaluations(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         yield "evaluation", f"after step {row['step']}: " + ", ".join(f"{k} {v:.6g}" for k, v in numbers.items())
     if len(kept) < len(rows):
         yield "evaluation", f"{len(rows) - len(kept)} between them are left out; --json has them all"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = str(value)
-    return text if len(text) <= 120 else f"{text[:100]}..."

@@ -24,8 +24,9 @@ from zotune.run.launch import write_path
 from zotune.run.machine import gpu_for
 from zotune.run.stops import Terminated, terminable
 from zotune.sweep.database import FAILED, failure
+from zotune.sweep.draws import CANDIDATES
 from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
-from zotune.sweep.study import BEGUN, DONE, Search, merge_json, shown
+from zotune.sweep.study import BEGUN, DONE, Search, merge_json, shown, shown_score
 
 BEST = "best.json"
 STOPPED: Final = 130
@@ -88,12 +89,16 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
         search.prepare()
     crashed = False
     for search in searches:
+        whole = True
         for stage in _STAGES:
             done = config.jobs == 1 or _side_by_side(config, shared, search.entry, out, stage)
-            crashed = crashed or not done
+            whole = whole and done
             if done:
                 _complete(search, stage, say)
             _keep_best(out, [search])
+        if whole and not search.are_confirmed(search.ranked()):
+            say(_too_little(search, config))  # here, because each process of the search would say it
+        crashed = crashed or not whole
         _say_best(search, say)
     _keep_best(out, searches)
     write_sweep(out, searches, config.metric)
@@ -174,13 +179,9 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
         return
     given = {**search.base, **as_given({name: _plain(value) for name, value in trial.params.items()})}
     del given["evaluations"]
-    draws = 1 + len(search.draws.values(trial.number))
-    result = f"validation {search.metric} {search.draws.mean(trial):.4f}" + (
-        f" (mean of {draws} draws)" if draws > 1 else ""
-    )
     tried = len(search.trials(*DONE))
     runs = "all runs" if tried >= search.goal else f"{tried} of {search.goal} runs fitted into the budget, which"
-    say(f"{search.entry.label}: {runs} took {spent:,} forward passes; the best one, {result}:")
+    say(f"{search.entry.label}: {runs} took {spent:,} forward passes. {_result(search, trial)}:")
     say("zotune train " + shlex.join(as_words(given)))
     for name, choice in (search.space or {}).items():
         if _at_an_end(name, choice, trial.params[name]):
@@ -188,6 +189,25 @@ def _say_best(search: Search, say: Callable[[str], None]) -> None:
             say(
                 f"The best {name}, {value}, is at the end of its range; give --space with a wider one, and a new --out."
             )
+
+
+def _result(search: Search, trial: FrozenTrial) -> str:
+    """What the best settings gave, and which of it their command gives."""
+    metric, first, again = f"validation {search.metric}", shown_score(trial.value), search.draws.values(trial.number)
+    if not again:
+        return f"The best settings gave a {metric} of {first}, in one run, which this command makes again"
+    every = ", ".join([first, *map(shown_score, again)])
+    return (
+        f"The best settings gave a {metric} of {search.draws.mean(trial):.4f}, the mean over {1 + len(again)} draws"
+        f" ({every}); this command is the first of them, which gave {first}"
+    )
+
+
+def _too_little(search: Search, config: SweepConfig) -> str:
+    return (
+        f"{search.entry.label}: --total_queries leaves too little for --confirmations {config.confirmations} of"
+        f" {CANDIDATES} settings; those without count with their one run."
+    )
 
 
 def _without_best(search: Search, spent: int) -> str:
@@ -207,4 +227,4 @@ def _at_an_end(name: str, choice: Range | Choice, value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -356,11 +356,6 @@ class Search:
                 self._again(settings, number)
                 values = ", ".join(shown_score(value) for value in self.draws.values(trial.number))
                 self._say(f"{self.entry.label} [run {trial.number + 1} on other draws]: {self.metric} {values}")
-            if not self._are_confirmed(self.ranked()):
-                self._say(
-                    f"{self.entry.label}: --total_queries leaves too little for --confirmations"
-                    f" {self._config.confirmations} of {CANDIDATES} settings; those without count with their one run."
-                )
 
     def _again(self, settings: TrainConfig, number: int) -> None:
         """A run on another draw, which has that number."""
@@ -393,12 +388,12 @@ class Search:
         no room for all that were to be: a bad mean is then no better than what was seen once."""
         ranked = self.ranked()
         confirmed = [trial for trial in ranked if self.draws.values(trial.number)]
-        confirmed = confirmed if confirmed and self._are_confirmed(ranked) else ranked
+        confirmed = confirmed if confirmed and self.are_confirmed(ranked) else ranked
         finite = [trial for trial in confirmed if math.isfinite(self.draws.mean(trial))]
         finite = finite or [t for t in ranked if not self.draws.values(t.number)]  # all others have diverged
         return min(finite, key=lambda trial: self._sign * self.draws.mean(trial), default=None)
 
-    def _are_confirmed(self, ranked: list[optuna.trial.FrozenTrial]) -> bool:
+    def are_confirmed(self, ranked: list[optuna.trial.FrozenTrial]) -> bool:
         """Whether all runs on other draws have begun."""
         return self.draws.wanted(ranked, self._config.confirmations) is None
 

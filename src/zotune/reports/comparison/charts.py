@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,7 +21,7 @@ from zotune.compare.curves import Curve, Numbers, Result
 from zotune.compare.running import BLOWN
 from zotune.compare.statistics import aligned, band, binned
 from zotune.reports.comparison.findings import UNTAUGHT, untaught
-from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme
+from zotune.reports.style import DPI, LINES, METHOD_MARKERS, Theme, columns_of
 
 BINS: Final = 50
 """Shares of the budget that the losses of steps are averaged over."""
@@ -32,6 +34,12 @@ _VARIANTS: Final = ("4", "x", "1", "|")
 
 _FEW: Final = 4
 """Methods whose bands may be as dark as they like; those of more would cover each other."""
+
+_WIDTH, _HEIGHT, _LINE = 10.5, 4.6, 0.21
+"""Inches: a figure with two lines in its legend, and a further one."""
+
+_LONGEST: Final = 100
+"""Letters of a line in a legend."""
 
 _AGAINST: Final = {
     "cost": "forward passes of one example",
@@ -78,7 +86,7 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
         title: of the whole figure.
     """
     with mpl.rc_context(theme.settings):  # type: ignore[arg-type]  # matplotlib lists every name as a type
-        figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         FigureCanvasAgg(figure)
         both = figure.subplots(1, 2, sharey=True)
         for axes, against in zip(both, chart.against, strict=True):
@@ -93,9 +101,11 @@ def draw(chart: Chart, results: Sequence[Result], budget: int, theme: Theme, kin
             _scale(both[0], [_curve(chart, result).values["loss"] for result in results if not result.diverged])
         figure.suptitle(title.replace("$", r"\$"), fontsize=12, fontweight="bold")
         handles, labels = both[0].get_legend_handles_labels()
-        columns = min(len(labels), 5) or 1
         if handles:
-            heading = "mean of the trials, band: one standard deviation" if _has_bands(results) else None
+            labels = [textwrap.fill(label, _LONGEST) for label in labels]
+            columns, heading = columns_of(labels, _WIDTH), _of_bands(results)
+            lines = math.ceil(len(labels) / columns) * (1 + max(label.count("\n") for label in labels))
+            figure.set_figheight(_HEIGHT + _LINE * max(0, lines - 2))
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title=heading)
         picture = io.BytesIO()
         unchanging = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
@@ -135,9 +145,13 @@ def _draw_lines(axes: Axes, chart: Chart, results: Sequence[Result], budget: int
         )
 
 
-def _has_bands(results: Sequence[Result]) -> bool:
-    labels = [result.label for result in results if not result.diverged]
-    return len(set(labels)) < len(labels)
+def _of_bands(results: Sequence[Result]) -> str | None:
+    """What lines and bands are, and of how many trials; None where every line is one run."""
+    trials = set(Counter(result.label for result in results if not result.diverged).values())
+    if max(trials, default=0) < 2:
+        return None
+    number = "the" if len(trials) > 1 else f"{min(trials)}"
+    return f"mean of {number} trials, band: one standard deviation"
 
 
 def _scale(axes: Axes, losses: Sequence[Numbers]) -> None:

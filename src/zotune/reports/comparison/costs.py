@@ -24,6 +24,7 @@ from zotune.reports.comparison.findings import (
     untuned,
     with_own_rate,
 )
+from zotune.reports.words import LAST_BLOCKS
 
 SMALLEST_MB: Final = 100.0
 """Memory of model and training from which on its ratio is more than the noise of a process."""
@@ -116,12 +117,21 @@ def differing(findings: Findings) -> list[str]:
 
 
 def trained(findings: Findings) -> str:
-    """Which weights the runs train, in a word, or in one for each method where they differ."""
+    """Which weights the runs train, in a word, or in one for each method where they differ; and what the word means."""
     kinds: dict[str, list[str]] = {}
     for label, settings in _settings(findings).items():
         kind = settings.get("tuning") or ("full" if settings.get("full_parameter") else "partial")
         kinds.setdefault(str(kind), []).append(label)
-    return "; ".join(kinds if len(kinds) == 1 else [f"{kind} {listed(labels)}" for kind, labels in kinds.items()])
+    if len(kinds) == 1:
+        return "".join(f"{kind}, which trains {_MEANING[kind]}" if kind in _MEANING else kind for kind in kinds)
+    named = "; ".join(f"{kind} {listed(labels)}" for kind, labels in kinds.items())
+    return f"{named}. Partial trains {_MEANING['partial']}" if "partial" in kinds else named
+
+
+_MEANING: Final = {
+    "partial": f"{LAST_BLOCKS} (--full_parameter trains all weights)",
+    "full": "all weights",
+}
 
 
 def _settings(findings: Findings) -> dict[str, dict[str, Any]]:

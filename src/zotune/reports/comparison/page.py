@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -12,9 +13,11 @@ from zotune.reports.comparison.findings import NONE, Table
 
 _STYLE: Final = """
 :root { color-scheme: light dark;
-  --ground: #ffffff; --text: #1f2328; --soft: #57606a; --line: #d8dee4; --raised: #f6f8fa; }
+  --ground: #ffffff; --text: #1f2328; --soft: #57606a; --line: #d8dee4; --raised: #f6f8fa;
+  --shade: #1f232833; }
 @media (prefers-color-scheme: dark) {
-  :root { --ground: #15181d; --text: #e6e8eb; --soft: #9aa4af; --line: #333a44; --raised: #1d2127; }
+  :root { --ground: #15181d; --text: #e6e8eb; --soft: #9aa4af; --line: #333a44; --raised: #1d2127;
+    --shade: #000000b0; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--text);
@@ -29,14 +32,29 @@ ul.said li + li { margin-top: .4rem; }
 figure { margin: 1.5rem 0; }
 figure { overflow-x: auto; }
 figure img { width: 100%; min-width: 640px; height: auto; display: block; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .925rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+.scroll { overflow-x: auto; background:
+  linear-gradient(to left, var(--ground), transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--shade), transparent) right / .9rem 100% no-repeat scroll; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .925rem; line-height: 1.5rem;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .375rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td.words { text-align: left; white-space: normal; }
+th:last-child, td:last-child { padding-right: 0; }
+th.words, td.words { text-align: left; }
+td.words { white-space: normal; min-width: 15rem; }
+td.long { white-space: normal; min-width: 15rem; }
+.flag { white-space: nowrap; }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
   margin-right: .5em; vertical-align: -.05em; }
+@media (max-width: 680px) {
+  main { padding: 1.5rem 1rem 3rem; }
+  h1 { font-size: 1.4rem; }
+  ul.said { padding: .8rem .8rem .8rem 1.8rem; }
+  th + th { min-width: 5.5rem; }
+  td:first-child, th:first-child { position: sticky; left: 0; background: var(--ground); }
+  td.long { min-width: 9rem; }
+}
 details { margin-top: 2.5rem; }
 summary { cursor: pointer; font-weight: 600; }
 pre { background: var(--raised); padding: 1rem; border-radius: 8px; overflow-x: auto;
@@ -73,7 +91,7 @@ class Report:
 
 def as_html(report: Report) -> str:
     """The page; it loads nothing from anywhere, and follows the reader's choice of light or dark."""
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in report.said)
+    said = "".join(f"<li>{_text(sentence)}</li>" for sentence in report.said)
     figures = "".join(_figure(title, *pair) for title, pair in report.pictures.items())
     tables = "".join(_table(table, report.colours) for table in report.tables)
     commands = html.escape("\n".join(report.commands))
@@ -83,10 +101,10 @@ def as_html(report: Report) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(report.title)}</title>\n"
         f"<style>{_STYLE}{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{html.escape(report.title)}</h1>\n<p class="about">{html.escape(report.about)}</p>\n'
+        f'<h1>{html.escape(report.title)}</h1>\n<p class="about">{_text(report.about)}</p>\n'
         f'<ul class="said">{said}</ul>\n{figures}\n{tables}\n'
         f"<details><summary>The commands of the runs</summary><pre>{commands}</pre></details>\n"
-        f'<p class="note">{html.escape(report.machine)}</p>\n</main>\n</body>\n</html>\n'
+        f'<p class="note">{_text(report.machine)}</p>\n</main>\n</body>\n</html>\n'
     )
 
 
@@ -111,22 +129,45 @@ def _figure(title: str, light: bytes, dark: bytes) -> str:
 
 def _table(table: Table, colours: Mapping[str, tuple[str, str]]) -> str:
     numbers = {label: number for number, label in enumerate(colours)}
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in table.head)
+    kinds = _kinds(table)
+    head = "".join(
+        f"<th scope='col'{kind}>{html.escape(name).replace('_', '_<wbr>')}</th>"
+        for name, kind in zip(table.head, kinds, strict=True)
+    )
     rows = []
     for row in table.rows:
         label = row[0]
         key = f'<span class="key k{numbers[label]}"></span>' if label in numbers else ""
-        cells = "".join(f"<td{_class(cell)}>{html.escape(cell)}</td>" for cell in row[1:])
-        rows.append(f"<tr><td>{key}{html.escape(label)}</td>{cells}</tr>")
-    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+        cells = "".join(f"<td{kind}>{_text(cell or NONE)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
+        long = ' class="long"' if len(label) > _LONG else ""
+        rows.append(f"<tr><td{long}>{key}{_text(label, _FLAG_AND_VALUE)}</td>{cells}</tr>")
+    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
     return (
         f'<h2>{html.escape(table.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{note}\n"
     )
 
 
-def _class(cell: str) -> str:
-    return ' class="words"' if len(cell) > 40 or "measured" in cell else ""
+def _kinds(table: Table) -> list[str]:
+    """The class of each column: words, which may be on several lines, where a cell has many of them."""
+    longest = [max(map(len, column), default=0) for column in zip(*table.rows, strict=True)] or [0] * len(table.head)
+    return ["", *(' class="words"' if length > _WORDS else "" for length in longest[1:])]
+
+
+_WORDS: Final = 40
+"""Letters of a cell from which on it is words."""
+
+_LONG: Final = 24
+"""Letters of a label from which on it may be on several lines."""
+
+_FLAG: Final = r"(?<![\w-])--\w+"
+_FLAG_OR_NAME: Final = rf"{_FLAG}|\b[A-Z]+-[A-Z]\b"  # of a method: LOZO-M
+_FLAG_AND_VALUE: Final = rf"{_FLAG}(?: [^\s-]\S*)?"
+
+
+def _text(text: str, whole: str = _FLAG_OR_NAME) -> str:
+    """For HTML; what ``whole`` finds stays on one line."""
+    return re.sub(whole, r'<span class="flag">\g<0></span>', html.escape(text))
 
 
 def as_markdown(report: Report) -> str:

@@ -31,6 +31,7 @@ def _final(findings: Findings) -> Table:
         "Validation rows after the last step: mean ± standard deviation over the runs that did not diverge. Training"
         f" loss: mean over the batches of the last {LAST:.0%} of the budget."
     )
+    note = " ".join([note, *_of_few(findings.trials)])
     untaught = [findings.untaught(metric) for metric in findings.metrics]
     if any(math.isfinite(value) for value in untaught):
         rows.append((UNTAUGHT, *(or_none(value, lambda x: f"{x:.4f}") for value in untaught), NONE, NONE))
@@ -40,6 +41,18 @@ def _final(findings: Findings) -> Table:
         )
     head = ("method", *map(shown, findings.metrics), "training loss", "runs")
     return Table("At the end of the budget", head, tuple(rows), note)
+
+
+def _of_few(trials: int) -> list[str]:
+    """What a mean and a deviation of so few numbers do not say."""
+    if trials == 1:
+        return ["There is one trial of each method, so there are no deviations."]
+    if trials < FEWEST:
+        return [
+            f"The means are of {trials} trials only: a deviation of so few says little, and one of 0.0000 no more than"
+            " that they ended alike."
+        ]
+    return []
 
 
 def _differences(findings: Findings) -> Table:
@@ -62,6 +75,8 @@ def _differences(findings: Findings) -> Table:
         f" (Student's t). An asterisk: the interval leaves zero out, from {FEWEST} trials on; each"
         " interval by itself, no correction for many."
     )
+    if findings.trials == 2:
+        note += " Of two trials it is 13 standard errors wide to either side."
     return Table(f"Difference from {findings.reference}", ("method", *map(shown, findings.metrics)), tuple(rows), note)
 
 
