@@ -66,8 +66,21 @@ def test_rows_are_held_back_for_validation(tmp_path: Path) -> None:
     other = OwnData(train=data.train, validation=reviews(tmp_path / "more", "jsonl", 3), template=TEMPLATE)
     assert len(rows(other, "train", limit=100)) == 12
     assert len(rows(other, "validation", limit=100)) == 3
-    with pytest.raises(ValueError, match="has 12 rows, of which 12 would be held back"):
-        rows(data, "train", held_back=12)
+
+
+def test_of_a_small_file_a_fifth_is_held_back_which_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = OwnData(train=reviews(tmp_path, "csv"), template=TEMPLATE)
+    held, taught = rows(data, "validation", held_back=12), rows(data, "train", limit=100, held_back=12)
+    assert (len(held), len(taught)) == (2, 10)
+    assert not {row["review"] for row in held} & {row["review"] for row in taught}
+    assert caplog.messages[0].endswith(
+        "has 12 rows, so 2 of them are held back for validation, not 12; --validation_file or a smaller"
+        " --samplesize_validation sets that."
+    )
+    assert len(caplog.messages) == 1
+    (tmp_path / "one").mkdir()
+    with pytest.raises(ValueError, match="has one row, which cannot be for training and for validation"):
+        rows(OwnData(train=reviews(tmp_path / "one", "csv", 1), template=TEMPLATE), "train", held_back=12)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ options the model chooses among them, without it writes.  Rows with a column ``m
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from zotune.tasks.base import Split, Task
 from zotune.tasks.files import STEMS, SUFFIXES, read_file
 from zotune.tasks.questions import LABEL_FIELD, Question
 from zotune.tasks.sources import checked_rows, ordered
+
+logger = logging.getLogger(__name__)
 
 NAME = "own"
 MESSAGES = "messages"
@@ -91,7 +94,7 @@ class OwnData:
             split: "train" or "validation".
             limit: of the split; None for all of it.
             held_back: validation rows that ``train`` gives where ``validation`` is None; they are the first ones of its
-                keyed order.
+                keyed order; a fifth of the rows where there are no more than these.
             seed: of the order.
             tokenizer: makes the prompts of conversations.
 
@@ -114,11 +117,16 @@ class OwnData:
         rows = checked_rows(task, made, where)
         if not shared:
             return ordered(task, rows, split, limit=limit, seed=seed)
+        if held_back and len(rows) < 2:
+            raise ValueError(f"{where} has one row, which cannot be for training and for validation; give more rows.")
         if len(rows) <= held_back:
-            raise ValueError(
-                f"{where} has {len(rows)} rows, of which {held_back} would be held back for validation; give "
-                "--validation_file, or a smaller --samplesize_validation."
-            )
+            wanted, held_back = held_back, max(1, len(rows) // 5)
+            if split == "validation":  # of the two splits that are made of these rows, one says it
+                logger.warning(
+                    "%s has %d rows, so %d of them are held back for validation, not %d; --validation_file or a smaller"
+                    " --samplesize_validation sets that.",
+                    *(where, len(rows), held_back, wanted),
+                )
         many = len(rows) if limit is None else limit
         first, last = (held_back, held_back + many) if split == "train" else (0, min(many, held_back))
         return ordered(task, rows, "train", limit=None, seed=seed).select(range(first, min(last, len(rows))))
