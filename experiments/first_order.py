@@ -2,8 +2,8 @@
 
     python experiments/first_order.py --encoder FOLDER --data FOLDER --models FOLDER [--only NAME ...]
 
-For each case runs of AdamW and SGD at rates half a decade apart, from the default outwards until the best one is
-inside; 8,000 forward passes of one example (a backward pass counts two), mean of two trials.  Writes
+For each case runs of AdamW and SGD at rates half a decade apart, from that of wide models outwards until the best one
+is inside; 8,000 forward passes of one example (a backward pass counts two), mean of two trials.  Writes
 results/first-order.json and first-order.md.  What is there already is kept.
 FOLDER of the encoder is what experiments/encoder.py made.
 """
@@ -17,11 +17,11 @@ from typing import Any
 from options import parsed, parser_of
 from rates import ENCODER, FULL, LLAMA, LORA, PREFIX, TRIALS, best_of, kept_at, mean_loss, search, settings, trained
 
-from zotune.config import config_from_text
+from zotune.config import ALGORITHMS
 
 METHODS = ("FOAdam", "FOSGD")
 RATIO = math.sqrt(10.0)
-FURTHEST = 8  # from the default, as an exponent of RATIO
+FURTHEST = 8  # from the first, as an exponent of RATIO
 CASES: dict[str, dict[str, Any]] = {
     "decoder sst2 full": {"task": "sst2", **FULL},
     "decoder sst2 lora": {"task": "sst2", **LORA},
@@ -36,10 +36,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def default_rate(given: dict[str, Any]) -> float:
-    lr = config_from_text(given).resolved().lr
-    assert isinstance(lr, float)
-    return lr
+def begin_at(given: dict[str, Any]) -> float:
+    """The rate of wide models with full weights, which is where all other models began, too; the embedded one's own."""
+    algorithm = ALGORITHMS[given["algorithm"]]
+    return algorithm.lr if "model_name" in given else algorithm.lr_embedded
 
 
 def table(results: dict[str, Any]) -> str:
@@ -66,7 +66,7 @@ def main() -> int:
         for method in METHODS:
             given = {**settings(CASES[case], "ZO", options), "algorithm": method}
             found = results.setdefault(case, {}).setdefault(method, {"runs": {}})
-            found.setdefault("began", default_rate(given))
+            found.setdefault("began", begin_at(given))
 
             def loss(number: int, given: dict[str, Any] = given, found: dict[str, Any] = found) -> float:
                 rate = f"{found['began'] * RATIO**number:.2g}"

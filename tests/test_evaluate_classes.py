@@ -56,7 +56,14 @@ def test_an_adapter_with_classes_scores_what_the_run_scored(words: list[str], ca
     run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt", "--lr", "1e-2", *words)
     last = rows_of(run, "eval")[-1]
     flags = [word for word in words if word == "--soft_prompt"]
-    facts = told(capsys, "../model", "--adapter", str(run / "last"), *flags)
+    words = ["../model", "--adapter", str(run / "last"), *flags]
+    assert main(["evaluate", *words, *ROWS, "--output", "told.json"]) == 0
+    said = "An adapter does not name its classes; they are taken to be 0 = negative, 1 = positive."
+    assert (said in capsys.readouterr().err) == (not flags)
+    assert f"is an adapter; give the model that it was trained on, and to zotune evaluate --adapter {run}/last" in (
+        refused(capsys, str(run / "last"))
+    )
+    facts = json.loads(Path("told.json").read_text())
     assert facts["scores"]["loss"] == pytest.approx(float(last["loss"]), abs=1e-6)
     assert facts["scores"]["accuracy"] == float(last["accuracy"])
 
@@ -87,13 +94,19 @@ def test_classes_in_another_order_are_found_by_their_names(capsys: Any) -> None:
     assert (after["scores"], after["answers"]) == (before["scores"], before["answers"])
 
 
-def test_other_names_are_taken_in_order_which_is_said(capsys: Any) -> None:
+@pytest.mark.parametrize("names", [["bad", "good"], ["LABEL_0", "LABEL_1"]])
+def test_other_names_are_taken_in_order_which_is_said(names: list[str], capsys: Any) -> None:
     run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    assert run is not None
+    assert main(["evaluate", str(run / "last"), *ROWS]) == 0
+    assert "taken in order" not in capsys.readouterr().err  # they are the task's
     config = json.loads((run / "last/config.json").read_text())
-    config |= {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
     (run / "last/config.json").write_text(json.dumps(config))
     assert main(["evaluate", str(run / "last"), *ROWS]) == 0
-    assert "taken in order: bad = negative, good = positive." in capsys.readouterr().err
+    assert f"taken in order: {names[0]} = negative, {names[1]} = positive." in capsys.readouterr().err
+    (run / "last/config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    assert "is a model of multi label classification, which gives no one class" in refused(capsys, str(run / "last"))
 
 
 def test_what_a_head_has_no_use_for_is_refused(capsys: Any) -> None:
@@ -110,4 +123,4 @@ def test_what_a_head_has_no_use_for_is_refused(capsys: Any) -> None:
 
 def test_without_a_model_the_embedded_one_is_asked(capsys: Any) -> None:
     assert main(["evaluate", "--samplesize_validation", "4", "--device", "cpu"]) == 0
-    assert "zero-shot" in capsys.readouterr().out
+    assert "in words" in capsys.readouterr().out

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from zotune.config import ALGORITHMS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RATES = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("experiments", "measured-rates"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,7 +84,8 @@ def test_reports_are_those_of_today(report):
 def test_the_rates_are_those_of_the_runs_and_are_counted_right():
     results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
     _, rows = next((head, rows) for head, rows in tables("case", RATES) if "best constant rate" in head)
-    above: dict[bool, list[float]] = {True: [], False: []}  # of the models that learn their tasks, and of the others
+    above: dict[str, list[float]] = {"short": [], "longer": [], "hardly learnt": [], "of the present version": []}
+    earlier = 0
     for row in rows:
         case, method = row[0], row[1].split()[0]
         found = results[case][method]
@@ -91,21 +94,37 @@ def test_the_rates_are_those_of_the_runs_and_are_counted_right():
             best = next(key for key in found if key.endswith(" on fresh draws") and not key.startswith("auto"))
             means = [statistics.fmean(run["loss"] for run in found[key]) for key in ("auto on fresh draws", best)]
             assert [f"{mean:.4f}" for mean in means] == [auto.split()[0], constant.split()[0]], (case, method)
-            above[case.startswith(("decoder", "gpt2"))].append(100.0 * (means[0] / means[1] - 1.0))
+            share = 100.0 * (means[0] / means[1] - 1.0)
+            if not case.startswith(("decoder", "gpt2")):
+                above["hardly learnt"].append(share)
+                if "†" not in row[1]:
+                    above["of the present version"].append(share)
+            else:
+                above["longer" if "longer" in case else "short"].append(share)
+                assert "longer" in case or "†" not in row[1], "short runs in the headline are of the present version"
+        earlier += "†" in row[1]
     counts = re.search(
         r"(\d+) of the (\d+) comparisons with the embedded decoder .* and (\d+) within 10 %; the median is ([\d.]+) %",
         RATES,
     )
-    others = re.search(r"of the other (\d+), with an encoder .*, (\d+) are within 5 %", RATES)
-    told = re.search(r"in (\d+) of (\d+) comparisons in which a task is learnt, within 10 % in (\d+)", README)
+    others = re.search(
+        r"of the other (\d+), with an encoder .*, (\d+) are within 5 %; (\d+) of them are runs of the present version,"
+        r" (\d+) of these within 5 %",
+        RATES,
+    )
+    told = re.search(
+        r"in (\d+) of (\d+) comparisons of short runs in which a task is learnt, within 10 % in (\d+)", README
+    )
     assert counts is not None
     assert others is not None
     assert told is not None
-    within = [sum(share <= limit for share in above[True]) for limit in (5.0, 10.0)]
-    assert [int(counts[number]) for number in (2, 1, 3)] == [len(above[True]), *within]
-    assert [int(told[number]) for number in (2, 1, 3)] == [len(above[True]), *within]
-    assert float(counts[4]) == pytest.approx(statistics.median(above[True]), abs=0.051)
-    assert [int(others[number]) for number in (1, 2)] == [len(above[False]), sum(e <= 5.0 for e in above[False])]
+    within = [sum(share <= limit for share in above["short"]) for limit in (5.0, 10.0)]
+    assert [int(counts[number]) for number in (2, 1, 3)] == [len(above["short"]), *within]
+    assert [int(told[number]) for number in (2, 1, 3)] == [len(above["short"]), *within]
+    assert float(counts[4]) == pytest.approx(statistics.median(above["short"]), abs=0.051)
+    for (first, second), name in zip(((1, 2), (3, 4)), ("hardly learnt", "of the present version"), strict=True):
+        assert [int(others[first]), int(others[second])] == [len(above[name]), sum(e <= 5.0 for e in above[name])]
+    assert earlier == RATES.count(" † |")
 
 
 def test_no_run_with_a_measured_rate_diverged_and_few_ended_above_where_they_began():
@@ -153,3 +172,14 @@ def test_how_far_the_shipped_share_is_above_the_best_multiple():
     assert counts is not None
     within = [sum(excess <= limit for excess in excesses) for limit in (0.0, 5.0, 10.0)]
     assert [int(count) for count in counts.groups()] == [within[0], len(excesses), *within[1:]]
+
+
+def test_first_order_rates_of_a_narrow_model_that_they_were_not_chosen_with():
+    found = json.loads((RESULTS / "narrow.json").read_text(encoding="utf-8"))
+    shown = {case: f"{run['accuracy']:.3f}" for case, run in found.items()}
+    assert f"at an accuracy of {shown['full']} on 872 rows with full weights and {shown['lora']} with LoRA" in RATES
+    assert f"with 1e-5, the rate of wide models, at {shown['full, rate of wide models']}" in RATES
+    given = {"full": ("full", None), "lora": ("lora", None), "full, rate of wide models": ("full", 1024)}
+    for case, (trained, width) in given.items():
+        rate = ALGORITHMS["FOAdam"].first_order_rate("opt-mini", trained, width or 192)
+        assert found[case]["lr"] == pytest.approx(rate)

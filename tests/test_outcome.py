@@ -26,8 +26,8 @@ def said(first: tuple[float | None, float], final: tuple[float | None, float], *
 def test_a_run_that_learnt_says_what_it_reached_and_no_more() -> None:
     (line,) = said((0.70, 0.50), (0.31, 0.90))
     assert line == (
-        "validation loss 0.7000 before, 0.3100 after; accuracy 0.5000 before, 0.9000 after 1,234 queries"
-        " (best 0.9000, after step 40)"
+        "validation loss 0.7000 before, 0.3100 after; accuracy 0.5000 before, 0.9000 after 1,234 queries of"
+        " 16 examples (best 0.9000, after step 40)"
     )
 
 
@@ -38,11 +38,13 @@ def test_a_run_that_learnt_says_what_it_reached_and_no_more() -> None:
         ((0.7059, 0.4961), (None, 0.5), "The validation loss did not fall."),
         ((0.7059, 0.4961), (0.6866, 0.5234), "Hardly more was learnt than how frequent the classes are"),
         ((1.30, 0.4961), (0.6866, 0.5234), "which gives a loss of 0.6900."),
+        ((1.30, 0.4961), (1.1257, 0.5234), "is still above the 0.6900 of knowing only how frequent the classes are."),
     ],
 )
 def test_a_run_that_hardly_learnt_says_so_and_what_may_help(first: Any, final: Any, words: str) -> None:
     line, advice = said(first, final)
-    assert line.startswith(f"validation loss {first[0]:.4f} before, {'nan' if final[0] is None else final[0]:.4}")
+    after = "nan" if final[0] is None else f"{final[0]:.4f}"
+    assert line.startswith(f"validation loss {first[0]:.4f} before, {after} after")
     assert words in advice
     for way in ("--objective options", "--epochs", "--samplesize", "zotune sweep", "--algorithm FOAdam"):
         assert way in advice
@@ -56,6 +58,20 @@ def test_a_better_untrained_model_is_named_as_the_best() -> None:
 def test_nothing_is_said_of_one_evaluation() -> None:
     one = evaluation(0, 0.7, 0.5)
     assert outcome({"first": one, "final": one, "best": one, "queries": 0}, FACTS, TrainConfig()) == []
+
+
+def test_what_cannot_be_run_is_not_advised() -> None:
+    summary = {"first": evaluation(0, 0.19, 0.81), "final": evaluation(4, 0.19, 0.81), "best": None, "queries": 8}
+    _, advice = outcome(summary, {}, TrainConfig(), in_words=None, smooth=False)
+    assert "FOAdam" not in advice  # an accuracy has no gradient
+    assert "in words" not in advice  # the model came with a head
+
+
+def test_one_row_more_of_an_objective_that_counts_rows_is_not_learnt() -> None:
+    first, final = evaluation(0, 0.1914, 0.8086), evaluation(4, 0.1875, 0.8125)
+    assert learnt(first, final, FACTS)
+    assert not learnt(first, final, {"validation_examples": 256}, smooth=False)
+    assert learnt(first, evaluation(4, 0.1, 0.9), {"validation_examples": 256}, smooth=False)
 
 
 @pytest.mark.parametrize(

@@ -115,11 +115,14 @@ def class_names(name: str, *, trust_remote_code: bool = False) -> list[str] | No
     """Names of the classes of a model with a classification head, in its order; None for another model.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or its classes do not exclude each other.
     """
     config = _configuration(name, trust_remote_code=trust_remote_code)
     if not any("ForSequenceClassification" in kind for kind in config.architectures or ()):
         return None
+    if config.problem_type in ("multi_label_classification", "regression"):
+        kind = config.problem_type.replace("_", " ")
+        raise ValueError(f"{name} is a model of {kind}, which gives no one class; give a classifier of one class each.")
     names: Mapping[Any, str] = config.id2label or {}
     return [str(names[number]) for number in sorted(names)]
 

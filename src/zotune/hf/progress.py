@@ -126,7 +126,10 @@ class ProgressReporter(TrainerCallback):
         if accuracy and self._accuracy is not None:
             parts.append(f"validation accuracy {self._accuracy:.4f}")
         if done:
-            parts.append(f"{(self._trainer.queries - self._first_query) / elapsed:.1f} queries/s")
+            if self._trainer.zeroth_order is None:
+                parts.append(f"{done / elapsed:.1f} steps/s")
+            else:
+                parts.append(f"{(self._trainer.queries - self._first_query) / elapsed:.1f} queries/s")
             parts.append(f"{clock(elapsed / done * (state.max_steps - state.global_step))} left")
         return "  ".join(parts)
 

@@ -19,6 +19,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from zotune.config.errors import nearest
+
 # The HTTP client behind the hub library has changed more than once; whatever it is, this is its root error.
 _TransportError: type[BaseException] = HfHubHTTPError.__bases__[0]
 
@@ -53,6 +55,10 @@ def resolve(name: str, *, flag: str = "--model_name") -> str:
     if is_file:
         raise ValueError(f"{name} is a file; give {flag} the folder that holds the model.")
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise ValueError(
+                f"{name} is an adapter; give the model that it was trained on, and to zotune evaluate --adapter {name}."
+            )
         if not (path / "config.json").is_file():
             raise ValueError(f"{name} is not a model folder: it has no config.json.")
         if (instead := in_place_of_run(path)) is not None:
@@ -110,12 +116,17 @@ def _sentence(name: str, wanted: str, error: BaseException) -> str:
             return f"{name} is a gated model and your HF_TOKEN has no access to it; ask for access on its page."
         return f"{name} is a gated model; ask for access on its page and set the environment variable HF_TOKEN."
     if any(isinstance(cause, (RepositoryNotFoundError, HFValidationError)) for cause in chain):
-        return f"There is no model {name} on the Hugging Face hub, nor a folder of that name; check the spelling."
+        like = nearest(name, (EMBEDDED,))
+        return (
+            f"There is no model {name} on the Hugging Face hub, nor a folder of that name"
+            f"{'; check the spelling.' if like == '.' else like}"
+        )
     offline = (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, _TransportError, ConnectionError)
     if not local and any(isinstance(cause, offline) for cause in chain):
         return (
             f"{name} is not a folder here and the Hugging Face hub cannot be reached; "
-            "connect to the network or give the folder of a downloaded model."
+            "connect to the network or give the folder of a downloaded model"
+            f"{nearest(name, (EMBEDDED,))}"
         )
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return f"{name} has a configuration file that is not JSON; download the model again."

@@ -48,7 +48,7 @@ def summary(answered: Sequence[Answered]) -> tuple[dict[str, float], dict[str, f
 
 def show(config: EvaluateConfig, answered: Sequence[Answered]) -> None:
     """The table of the scores, to standard output."""
-    shots = f"{config.demonstrations} demonstrations" if config.demonstrations else "zero-shot"
+    shots = "in words" + (f", {config.demonstrations} demonstrations" if config.demonstrations else "")
     way = answered[0].way or shots + (", calibrated" if config.calibrate else "")
     task = config.training().chosen_task().name
     means, deviations = summary(answered)

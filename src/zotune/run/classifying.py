@@ -83,18 +83,22 @@ def load_with_classes(
 def class_order(config: EvaluateConfig, task: Task) -> list[int]:
     """For each class of the task its number in the model's head, by name where the names are the same ones.
 
-    Otherwise the numbers are taken to be the same, which is said where the head has names of its own.
+    Otherwise the numbers are taken to be the same, which is said.
     """
     own = range(len(task.labels))
-    names = class_names(config.model_name, trust_remote_code=config.trust_remote_code)
-    if config.soft_prompt or names is None or len(names) != len(task.labels):
+    if config.soft_prompt:
         return list(own)
+    if config.adapter is not None:
+        pairs = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
+        logger.warning("An adapter does not name its classes; they are taken to be %s.", pairs)
+        return list(own)
+    names = class_names(config.model_name, trust_remote_code=config.trust_remote_code)
+    assert names is not None, "a model without an adapter that answers by its head"
     told, wanted = [name.casefold() for name in names], [label.casefold() for label in task.labels]
     if set(told) == set(wanted):
         return [told.index(label) for label in wanted]
-    if told != [f"label_{number}" for number in own]:
-        pairs = ", ".join(f"{name} = {label}" for name, label in zip(names, task.labels, strict=True))
-        logger.warning("The classes of the model have other names than those of the task; taken in order: %s.", pairs)
+    pairs = ", ".join(f"{name} = {label}" for name, label in zip(names, task.labels, strict=True))
+    logger.warning("The classes of the model have other names than those of the task; taken in order: %s.", pairs)
     return list(own)
 
 

@@ -15,7 +15,12 @@ Evaluation = Mapping[str, Any]
 
 
 def outcome(
-    summary: Mapping[str, Any], facts: Mapping[str, Any], config: TrainConfig, *, in_words: str | None = None
+    summary: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    config: TrainConfig,
+    *,
+    in_words: str | None = None,
+    smooth: bool = True,
 ) -> list[str]:
     """Sentences about a run that was evaluated before and after; none where it was not.
 
@@ -24,34 +29,37 @@ def outcome(
         facts: of config.json: numbers of rows, and the shares of the classes where classes are predicted.
         config: its settings.
         in_words: the flag by which the model would answer in words, where it has learnt a new head.
+        smooth: the loss has a gradient; it does not count rows, as 1 minus an accuracy does.
     """
     first, final, best = summary.get("first"), summary.get("final"), summary.get("best")
     if not first or not final or first["step"] == final["step"]:
         return []
     loss, accuracy = (f"{name} {_number(first, name)} before, {_number(final, name)} after" for name in _SHOWN)
     cost = f"{summary['queries']:,} queries" if config.zeroth_order else f"{final['step']:,} steps"
+    cost += f" of {config.batchsize} examples"
     said = [f"validation {loss}; {accuracy} {cost}"]
     if best is not None:
         place = "before the first step" if best["step"] == 0 else f"after step {best['step']}"
         said[0] += f" (best {best['accuracy']:.4f}, {place})"
-    if not learnt(first, final, facts):
-        said.append(_advice(first, final, facts, config, in_words))
+    if not learnt(first, final, facts, smooth=smooth):
+        said.append(_advice(first, final, facts, in_words, backward=config.zeroth_order and smooth))
     return said
 
 
 _SHOWN: Final = ("loss", "accuracy")
 
 
-def learnt(first: Evaluation, final: Evaluation, facts: Mapping[str, Any]) -> bool:
+def learnt(first: Evaluation, final: Evaluation, facts: Mapping[str, Any], *, smooth: bool = True) -> bool:
     """Whether the last evaluation is better than the first, and than predicting how frequent the classes are.
 
-    By its loss, which has to be 2 % lower than both, or by its accuracy, which has to be higher than both by two
-    standard errors; a model may be right more often while the few rows it is wrong about cost more.
+    By its loss, where that is ``smooth``, which has to be 2 % lower than both, or by its accuracy, which has to be
+    higher than both by two standard errors; a model may be right more often while the few rows it is wrong about cost
+    more.
     """
     shares = facts.get(SHARES) or {}
     losses = [first["loss"], shares.get("loss")]
     bar = min((loss for loss in losses if loss is not None), default=math.inf)
-    if final["loss"] is not None and final["loss"] < bar - _FALL * abs(bar):
+    if smooth and final["loss"] is not None and final["loss"] < bar - _FALL * abs(bar):
         return True
     rows, was = facts.get("validation_examples"), max(_known(first["accuracy"]), _known(shares.get("accuracy")))
     if not rows or final["accuracy"] is None:
@@ -61,11 +69,13 @@ def learnt(first: Evaluation, final: Evaluation, facts: Mapping[str, Any]) -> bo
 
 
 def _advice(
-    first: Evaluation, final: Evaluation, facts: Mapping[str, Any], config: TrainConfig, in_words: str | None
+    first: Evaluation, final: Evaluation, facts: Mapping[str, Any], in_words: str | None, *, backward: bool
 ) -> str:
     shares = (facts.get(SHARES) or {}).get("loss")
     if final["loss"] is None or (first["loss"] is not None and final["loss"] > first["loss"]):
         found = "The validation loss did not fall"
+    elif shares is not None and final["loss"] > shares * (1 + _FALL):
+        found = f"The validation loss is still above the {shares:.4f} of knowing only how frequent the classes are"
     elif shares is not None and final["loss"] > shares * (1 - _FALL):
         found = f"Hardly more was learnt than how frequent the classes are, which gives a loss of {shares:.4f}"
     else:
@@ -73,7 +83,7 @@ def _advice(
     ways = [] if in_words is None else [f"answers in words in place of a new head ({in_words})"]
     ways += ["more steps (--epochs)", "more examples (--samplesize)", "another rate (zotune sweep)"]
     told = f"{found}. What may help: {', '.join(ways[:-1])} or {ways[-1]}"
-    if config.zeroth_order:
+    if backward:
         told += "; AdamW (--algorithm FOAdam), where its memory fits, soon tells whether there is anything to learn"
     return told + "."
 

@@ -48,6 +48,7 @@ class Parts:
         train_collator: see `collator`.
         metrics: of an evaluation.
         test_metrics: of the test rows, where they are not ``metrics``.
+        shares: see `class_shares`; of classes that are options.
         max_seq_length: most tokens of a row, which follows from form and model where no setting says it.
     """
 
@@ -61,6 +62,7 @@ class Parts:
     train_collator: Callable[[list[Any]], dict[str, Any]] | None = None
     metrics: Metrics
     test_metrics: Metrics | None = None
+    shares: dict[str, float] | None = None
     max_seq_length: int
 
     @property
@@ -71,15 +73,16 @@ class Parts:
 
     @property
     def class_shares(self) -> dict[str, float] | None:
-        """Loss and accuracy of predicting how frequent the classes are; None where no class is predicted."""
+        """Loss and accuracy of predicting how frequent the classes are; None where no class is predicted or chosen."""
         if self.objective.name != "classes":
-            return None
+            return self.shares
         return class_shares(self.train["labels"], self.validation["labels"])
 
     @property
     def in_words(self) -> str | None:
         """The flag by which the model would answer in words; None where it does, or has no words for the task."""
-        if self.objective.form != "head" or self.objective.name != "classes":
+        headed = any("ForSequenceClassification" in kind for kind in self.model.config.architectures or ())
+        if self.objective.form != "head" or self.objective.name != "classes" or headed:
             return None
         return "--soft_prompt" if fills_masks(self.model.config, self.tokenizer) else "--objective options"
 

@@ -19,6 +19,7 @@ from zotune.tasks import Task, compute_metrics
 from zotune.tasks.asking import Asked, as_columns, ask
 from zotune.tasks.metrics import score
 from zotune.tasks.questions import Row
+from zotune.tasks.shares import class_shares
 from zotune.tasks.tokens import Cut
 
 
@@ -66,6 +67,7 @@ def question_parts(
         "train_collator": WritingCollator(pad) if written else collator,
         "metrics": metrics,
         "test_metrics": of_test if test else None,
+        "shares": class_shares(labels, held) if objective.name == "options" and task.labels else None,
     }
 
 

@@ -91,7 +91,7 @@ class TrainingRun:
         self._lock: FolderLock | None = None
         self._measured: dict[str, Any] = {}
         self._warm = False  # the kernels are compiled
-        self._in_words: str | None = None  # the flag by which the model would answer in words
+        self._form: dict[str, Any] = {}  # of what is trained, for the last sentences
 
     def execute(self) -> Path:
         """Train and return the run folder.
@@ -147,7 +147,7 @@ class TrainingRun:
             with self._optional("summary.json"):
                 summary = build_summary(self.folder)
                 write_json(self.folder / "summary.json", {"status": status, **summary, **self._test})
-                for sentence in outcome(summary, read_facts(self.folder), self.config, in_words=self._in_words):
+                for sentence in outcome(summary, read_facts(self.folder), self.config, **self._form):
                     self.say(sentence)
             if self._pictures:
                 with self._optional("curves.png"):
@@ -198,7 +198,7 @@ class TrainingRun:
             head_seed=self._seed("head"),
         )
         self.config = dataclasses.replace(self.config, max_seq_length=parts.max_seq_length)
-        self._in_words = parts.in_words
+        self._form = {"in_words": parts.in_words, "smooth": parts.objective.differentiable}
         return parts
 
     def _dtype(self) -> torch.dtype:
@@ -416,7 +416,7 @@ class TrainingRun:
         what = f"{self._method_name()} on {data} with {config.model_name}"
         origin = "" if rate_given else f" ({'measured' if self._measured else 'the default'}; --lr sets it)"
         said = [
-            f"{what}: {steps} steps of {config.batchsize} examples",
+            f"{what}: {steps} steps of {config.batchsize} of {len(parts.train):,} examples",
             f"lr {config.lr:g}{origin}",
             f"{trainable:,} of {parameters:,} parameters.",
         ]

@@ -33,7 +33,7 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
         one = len(names) == 1
         said.append(
             f"{listed(names)} ran at {'its default rate, a constant' if one else 'their default rates, constants'} that"
-            " nobody tuned for this model; zotune sweep finds better ones."
+            " nobody tuned for these data and this budget; zotune sweep finds better ones."
         )
     given = with_own_rate(findings)
     measured = [label for label, found in findings.by_label.items() if shares_taken(found)]

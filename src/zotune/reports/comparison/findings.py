@@ -113,7 +113,7 @@ def with_own_rate(findings: Findings) -> list[str]:
 
 
 def untuned(findings: Findings) -> list[str]:
-    """First-order methods that ran with their default rate, which is the same for all models."""
+    """First-order methods that ran with their default rate, which follows from the width of the model alone."""
     return [
         label
         for label, found in findings.by_label.items()
