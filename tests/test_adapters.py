@@ -356,7 +356,7 @@ def test_a_checkpoint_of_an_adapter_is_no_base(
     assert run is not None
     words = ["replay", str(run / "checkpoint-3"), str(run / "trajectory.zo"), "--out", str(tmp_path / "x")]
     assert main(words) == 2
-    assert "is not a model folder: it has no config.json" in capsys.readouterr().err
+    assert "is an adapter; give the model that it was trained on" in capsys.readouterr().err
 
 
 def test_settings_of_a_folder_are_read(tmp_path: Path) -> None:

@@ -275,6 +275,33 @@ def test_the_best_model_is_never_worse_than_the_one_that_came_in(evaluations, ke
     assert evaluated(monkeypatch, tmp_path, evaluations) == kept
 
 
+@pytest.mark.parametrize("there", [(".best.saving", ".best.old"), (".best.old",)])
+def test_a_best_model_whose_writing_was_killed_is_there_again_when_the_run_goes_on(there, tmp_path):
+    for name in there:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    best = keepers.BestModel(tmp_path / "best", SimpleNamespace())
+    best.on_train_begin(SimpleNamespace(), TrainerState(is_world_process_zero=True), TrainerControl())
+    assert (tmp_path / "best/name").read_text() == there[0]  # the new one, which is whole where the old one waits
+
+
+def test_a_best_model_that_is_gone_comes_back_with_an_equal_one(monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(keepers, "save_model", lambda *_, evaluation: saved.append(evaluation["step"]))
+    best = keepers.BestModel(tmp_path / "best", SimpleNamespace())
+    for step, accuracy in ((8, 0.7), (12, 0.8)):
+        state = TrainerState(global_step=step, is_world_process_zero=True, best_metric=0.8)
+        metrics = {"eval_accuracy": accuracy, "eval_loss": 0.5}
+        best.on_evaluate(SimpleNamespace(), state, TrainerControl(), model=None, metrics=metrics)
+    assert saved == [12]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 3, "accuracy": NaN, "loss": 1}', '{"step": 1e999}'])
+def test_a_damaged_evaluation_of_the_best_model_is_none(content, tmp_path):
+    (tmp_path / keepers.EVALUATION).write_text(content)
+    assert keepers.best_evaluation(tmp_path) is None
+
+
 def test_csv_texts_may_be_long_and_labels_may_be_decimal(workshop, capsys):
     limit = csv.field_size_limit()
     (workshop / "own").mkdir()

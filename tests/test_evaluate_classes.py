@@ -109,6 +109,49 @@ def test_other_names_are_taken_in_order_which_is_said(names: list[str], capsys: 
     assert "is a model of multi label classification, which gives no one class" in refused(capsys, str(run / "last"))
 
 
+def test_scores_that_are_no_numbers_are_no_result(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    assert run is not None
+    path = run / "last/model.safetensors"
+    weights = load_file(path)
+    weights["score.weight"].fill_(float("nan"))
+    save_file(weights, path, {"format": "pt"})
+    assert "are NaN or infinite; its weights are damaged or overflow" in refused(capsys, str(run / "last"))
+
+
+@pytest.mark.parametrize("kinds", [[3], 5, {}])
+def test_odd_architectures_are_no_head(kinds: Any, capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    assert run is not None
+    config = json.loads((run / "last/config.json").read_text())
+    (run / "last/config.json").write_text(json.dumps({**config, "architectures": kinds}))
+    assert main(["evaluate", str(run / "last"), *ROWS]) in (0, 2)  # in words where its tied head is one for words
+    assert "own head" not in capsys.readouterr().out
+
+
+def test_an_adapter_that_is_not_json_is_named(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt", "--tuning", "lora")
+    assert run is not None
+    (run / "last/adapter_config.json").write_text("{")
+    assert "adapter_config.json is not JSON" in refused(capsys, "../model", "--adapter", str(run / "last"))
+
+
+def test_an_adapter_on_a_classifier_has_the_classes_of_its_training(capsys: Any) -> None:
+    """However the head under it names and orders its own."""
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    assert run is not None
+    config = json.loads((run / "last/config.json").read_text())
+    config |= {"id2label": {"0": "positive", "1": "negative"}, "label2id": {"positive": 0, "negative": 1}}
+    (run / "last/config.json").write_text(json.dumps(config))
+    base = str(run / "last")
+    more, _ = train(
+        capsys, "--model_name", base, "--algorithm", "ZO", "--save_ckpt", "--tuning", "lora", "--lr", "1e-2"
+    )
+    assert more is not None
+    facts = told(capsys, base, "--adapter", str(more / "last"))
+    assert facts["scores"]["loss"] == pytest.approx(float(rows_of(more, "eval")[-1]["loss"]), abs=1e-6)
+
+
 def test_what_a_head_has_no_use_for_is_refused(capsys: Any) -> None:
     run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
     last = str(run / "last")

@@ -13,13 +13,13 @@ FACTS = {SHARES: {"loss": 0.69, "accuracy": 0.5}, "validation_examples": 256}
 
 
 def evaluation(step: int, loss: float | None, accuracy: float) -> dict[str, Any]:
-    return {"step": step, "loss": loss, "accuracy": accuracy}
+    return {"step": step, "queries": 30 * step + 34, "loss": loss, "accuracy": accuracy}
 
 
 def said(first: tuple[float | None, float], final: tuple[float | None, float], **given: Any) -> list[str]:
     last, before = evaluation(40, *final), evaluation(0, *first)
     best = max(before, last, key=lambda one: float(one["accuracy"]))
-    summary = {"first": before, "final": last, "best": best, "queries": 1234}
+    summary = {"first": before, "final": last, "best": best, "queries": 1300}  # it was stopped after 66 more
     return outcome(summary, given.pop("facts", FACTS), TrainConfig(**given), in_words="--objective options")
 
 
@@ -35,7 +35,6 @@ def test_a_run_that_learnt_says_what_it_reached_and_no_more() -> None:
     ("first", "final", "words"),
     [
         ((0.7059, 0.4961), (0.7559, 0.5312), "The validation loss did not fall."),
-        ((0.7059, 0.4961), (None, 0.5), "The validation loss did not fall."),
         ((0.7059, 0.4961), (0.6866, 0.5234), "Hardly more was learnt than how frequent the classes are"),
         ((1.30, 0.4961), (0.6866, 0.5234), "which gives a loss of 0.6900."),
         ((1.30, 0.4961), (1.1257, 0.5234), "is still above the 0.6900 of knowing only how frequent the classes are."),
@@ -43,8 +42,7 @@ def test_a_run_that_learnt_says_what_it_reached_and_no_more() -> None:
 )
 def test_a_run_that_hardly_learnt_says_so_and_what_may_help(first: Any, final: Any, words: str) -> None:
     line, advice = said(first, final)
-    after = "nan" if final[0] is None else f"{final[0]:.4f}"
-    assert line.startswith(f"validation loss {first[0]:.4f} before, {after} after")
+    assert line.startswith(f"validation loss {first[0]:.4f} before, {final[0]:.4f} after")
     assert words in advice
     for way in ("--objective options", "--epochs", "--samplesize", "zotune sweep", "--algorithm FOAdam"):
         assert way in advice
@@ -53,6 +51,24 @@ def test_a_run_that_hardly_learnt_says_so_and_what_may_help(first: Any, final: A
 
 def test_a_better_untrained_model_is_named_as_the_best() -> None:
     assert "(best 0.4961, before the first step)" in said((0.70, 0.4961), (0.69, 0.4805))[0]
+
+
+def test_a_run_that_lost_what_it_had_learnt_is_not_told_to_take_more_steps() -> None:
+    first, best, final = evaluation(0, 0.63, 0.75), evaluation(4, 0.30, 0.87), evaluation(40, 7.12, 0.5)
+    _, advice = outcome({"first": first, "final": final, "best": best}, FACTS, TrainConfig())
+    begin = "The validation loss was 0.3000 after step 4 and rose from there. What may help: a lower --lr"
+    assert advice.startswith(begin)
+    assert "more steps" not in advice
+
+
+def test_a_loss_that_is_no_number_has_a_sentence_of_its_own() -> None:
+    (line,) = said((0.7059, 0.4961), (None, 0.5))
+    assert line.startswith("validation loss 0.7059 before, nan after")
+
+
+def test_a_run_that_may_stop_by_itself_is_told_of_its_patience() -> None:
+    advice = said((0.7059, 0.4961), (0.6866, 0.5234), early_stopping=True)[1]
+    assert "more steps (a larger --patience)" in advice
 
 
 def test_nothing_is_said_of_one_evaluation() -> None:

@@ -149,7 +149,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             adapted.eval()
             adapted.virtual_tokens = _positions_in_front(adapted)
     except Exception as error:
-        raise ValueError(f"The adapter in {folder} does not fit this model: {_reason(error)}.") from error
+        raise ValueError(
+            f"The adapter in {folder} does not fit this model ({_reason(error)}); give the model and the --task that it"
+            " was trained for."
+        ) from error
     odd = sorted(stored.keys() ^ places.keys())
     if odd:
         kind = "has no place for" if odd[0] in stored else "wants"

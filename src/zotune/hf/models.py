@@ -36,6 +36,7 @@ from zotune.tasks.base import Task
 
 __all__ = [
     "class_names",
+    "has_head",
     "is_masked",
     "load_classifier",
     "load_language_model",
@@ -118,13 +119,20 @@ def class_names(name: str, *, trust_remote_code: bool = False) -> list[str] | No
         ValueError: there is no such model, or its classes do not exclude each other.
     """
     config = _configuration(name, trust_remote_code=trust_remote_code)
-    if not any("ForSequenceClassification" in kind for kind in config.architectures or ()):
+    if not has_head(config):
         return None
     if config.problem_type in ("multi_label_classification", "regression"):
         kind = config.problem_type.replace("_", " ")
         raise ValueError(f"{name} is a model of {kind}, which gives no one class; give a classifier of one class each.")
     names: Mapping[Any, str] = config.id2label or {}
     return [str(names[number]) for number in sorted(names)]
+
+
+def has_head(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint is one of a classifier, by its configuration."""
+    kinds: Any = config.architectures
+    kinds = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
+    return any("ForSequenceClassification" in kind for kind in kinds if isinstance(kind, str))
 
 
 def _configuration(name: str, *, trust_remote_code: bool) -> PretrainedConfig:
@@ -231,7 +239,7 @@ def load_language_model(
     with explained(name, "a model"), _quiet():
         config = AutoConfig.from_pretrained(place, **options)
         masked = style_of(config, tokenizer) != "last"
-        classifier = any("ForSequenceClassification" in kind for kind in config.architectures or ())
+        classifier = has_head(config)
         _prepare(config, tokenizer)
     if masked:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, EvaluateConfig
-from zotune.hf.adapters import load_adapter
+from zotune.hf.adapters import load_adapter, read_settings
 from zotune.hf.answering import Tick
 from zotune.hf.models import class_names, load_classifier, prompt_style
 from zotune.run.answered import Answered
@@ -36,8 +35,7 @@ def classifies(config: EvaluateConfig) -> bool:
         return True
     if config.adapter is None:
         return False
-    settings = json.loads((config.adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return isinstance(settings, dict) and settings.get("task_type") == "SEQ_CLS"
+    return bool(read_settings(config.adapter).get("task_type") == "SEQ_CLS")
 
 
 def check_classes(config: EvaluateConfig, task: Task) -> None:
@@ -124,7 +122,7 @@ def classify(
         tick: told how many rows are done.
 
     Raises:
-        ValueError: see `zotune.tasks.tokens.tokenise`.
+        ValueError: scores that are no numbers, or see `zotune.tasks.tokens.tokenise`.
     """
     length = min(config.max_seq_length or LONGEST, tokenizer.model_max_length)
     cut = Cut()
@@ -140,6 +138,8 @@ def classify(
         if tick is not None:
             tick(len(labels))
     logits, gold = torch.cat(found), torch.tensor(read["labels"])
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"The scores of {_named(config)} are NaN or infinite; its weights are damaged or overflow.")
     scores = compute_metrics(task)(EvalPrediction(logits.numpy(), gold.numpy()))
     chosen = [int(number) for number in logits.argmax(dim=-1)]
     return Answered(

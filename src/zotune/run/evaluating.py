@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import datasets
@@ -172,6 +173,8 @@ def answer(
         return Answered(scores=score(task, rows, written), answers=written, gold=gold, texts=written)
     pad = int(tokenizer.pad_token_id)
     values = option_scores(model, asked, pad=pad, batchsize=config.batchsize, tick=tick)
+    if any(math.isnan(value) for row in values for value in row):
+        raise ValueError(f"The scores of {config.model_name} are NaN; its weights are damaged or overflow.")
     without = None
     if config.calibrate:
         bare = [_without_content(row, task, tokenizer, length, solved) for row in rows]

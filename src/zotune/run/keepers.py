@@ -35,6 +35,17 @@ class BestModel(TrainerCallback):
         self._folder = folder
         self._tokenizer = tokenizer
 
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (the library's signature)
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **context: Any,  # noqa: ARG002
+    ) -> None:
+        """Called by the library, also when a run goes on."""
+        if state.is_world_process_zero:
+            recover(self._folder)
+
     def on_evaluate(
         self,
         args: TrainingArguments,  # noqa: ARG002 (the library's signature)
@@ -45,13 +56,16 @@ class BestModel(TrainerCallback):
         """Called by the library, before it notes the best accuracy in its state, which is kept over a resume."""
         if not state.is_world_process_zero:
             return
+        recover(self._folder)
         metrics = context["metrics"]
         accuracy, loss = float(metrics["eval_accuracy"]), float(metrics.get("eval_loss", 0.0))
         kept = best_evaluation(self._folder)
         if kept is not None:
             better = (accuracy, -loss) > (kept["accuracy"], -kept["loss"])
+        elif state.best_metric is None or not self._folder.exists():  # gone: an equal one will do
+            better = state.best_metric is None or accuracy >= state.best_metric
         else:
-            better = state.best_metric is None or accuracy > state.best_metric
+            better = accuracy > state.best_metric
         if better and math.isfinite(loss):
             evaluation = {"step": state.global_step, "accuracy": accuracy, "loss": loss}
             save_model(context["model"], self._tokenizer, self._folder, evaluation=evaluation)
@@ -61,9 +75,22 @@ def best_evaluation(folder: Path) -> dict[str, Any] | None:
     """Step, accuracy and loss of the model that `BestModel` has kept in a folder; None where it has kept none."""
     try:
         content = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-        return {"step": int(content["step"]), **{name: float(content[name]) for name in ("accuracy", "loss")}}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = {"step": int(content["step"]), **{name: float(content[name]) for name in ("accuracy", "loss")}}
+        return found if all(map(math.isfinite, found.values())) else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def recover(folder: Path) -> None:
+    """Finish what `save_model` was killed in between its two renames: the new folder is whole by then."""
+    staging, old = _beside(folder)
+    if not folder.exists() and old.exists():
+        (staging if staging.exists() else old).replace(folder)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where a folder is written, and where the one before it waits to be deleted."""
+    return folder.with_name(f".{folder.name}.saving"), folder.with_name(f".{folder.name}.old")
 
 
 def save_model(
@@ -77,7 +104,8 @@ def save_model(
 
     They are written beside it first, so that a folder of that name is always whole.
     """
-    staging, old = (folder.with_name(f".{folder.name}.{word}") for word in ("saving", "old"))
+    recover(folder)
+    staging, old = _beside(folder)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         _write_model(model, tokenizer, staging)

@@ -35,14 +35,14 @@ def outcome(
     if not first or not final or first["step"] == final["step"]:
         return []
     loss, accuracy = (f"{name} {_number(first, name)} before, {_number(final, name)} after" for name in _SHOWN)
-    cost = f"{summary['queries']:,} queries" if config.zeroth_order else f"{final['step']:,} steps"
+    cost = f"{final['queries']:,} queries" if config.zeroth_order else f"{final['step']:,} steps"
     cost += f" of {config.batchsize} examples"
     said = [f"validation {loss}; {accuracy} {cost}"]
     if best is not None:
         place = "before the first step" if best["step"] == 0 else f"after step {best['step']}"
         said[0] += f" (best {best['accuracy']:.4f}, {place})"
-    if not learnt(first, final, facts, smooth=smooth):
-        said.append(_advice(first, final, facts, in_words, backward=config.zeroth_order and smooth))
+    if final["loss"] is not None and not learnt(first, final, facts, smooth=smooth):  # of a nan more is said
+        said.append(_rose(first, final, best) or _advice(first, final, facts, config, in_words, smooth=smooth))
     return said
 
 
@@ -68,11 +68,30 @@ def learnt(first: Evaluation, final: Evaluation, facts: Mapping[str, Any], *, sm
     return bool(final["accuracy"] > was + 2 * error)
 
 
+def _rose(first: Evaluation, final: Evaluation, best: Evaluation | None) -> str | None:
+    """Of a run that had learnt something and lost it; None of others."""
+    if best is None or first["loss"] is None or best["loss"] is None or best["step"] in (0, final["step"]):
+        return None
+    if final["loss"] <= first["loss"] or best["loss"] > first["loss"] * (1 - _FALL):
+        return None
+    return (
+        f"The validation loss was {best['loss']:.4f} after step {best['step']} and rose from there. What may help: a"
+        " lower --lr, fewer steps, --early_stopping or more examples (--samplesize); with --save_ckpt, best/ is the"
+        " model of that step."
+    )
+
+
 def _advice(
-    first: Evaluation, final: Evaluation, facts: Mapping[str, Any], in_words: str | None, *, backward: bool
+    first: Evaluation,
+    final: Evaluation,
+    facts: Mapping[str, Any],
+    config: TrainConfig,
+    in_words: str | None,
+    *,
+    smooth: bool,
 ) -> str:
     shares = (facts.get(SHARES) or {}).get("loss")
-    if final["loss"] is None or (first["loss"] is not None and final["loss"] > first["loss"]):
+    if first["loss"] is not None and final["loss"] > first["loss"]:
         found = "The validation loss did not fall"
     elif shares is not None and final["loss"] > shares * (1 + _FALL):
         found = f"The validation loss is still above the {shares:.4f} of knowing only how frequent the classes are"
@@ -81,9 +100,10 @@ def _advice(
     else:
         found = "The validation loss hardly fell"
     ways = [] if in_words is None else [f"answers in words in place of a new head ({in_words})"]
-    ways += ["more steps (--epochs)", "more examples (--samplesize)", "another rate (zotune sweep)"]
+    ways.append("more steps (a larger --patience)" if config.early_stopping else "more steps (--epochs)")
+    ways += ["more examples (--samplesize)", "another rate (zotune sweep)"]
     told = f"{found}. What may help: {', '.join(ways[:-1])} or {ways[-1]}"
-    if backward:
+    if config.zeroth_order and smooth:
         told += "; AdamW (--algorithm FOAdam), where its memory fits, soon tells whether there is anything to learn"
     return told + "."
 

@@ -13,9 +13,9 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, TrainConfig
-from zotune.hf.models import load_tokenizer, prompt_style
+from zotune.hf.models import has_head, load_tokenizer, prompt_style
 from zotune.hf.options import BatchF1
-from zotune.hf.prompted import fills_masks
+from zotune.hf.prompted import style_of
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
@@ -81,10 +81,14 @@ class Parts:
     @property
     def in_words(self) -> str | None:
         """The flag by which the model would answer in words; None where it does, or has no words for the task."""
-        headed = any("ForSequenceClassification" in kind for kind in self.model.config.architectures or ())
+        headed = has_head(self.model.config)
         if self.objective.form != "head" or self.objective.name != "classes" or headed:
             return None
-        return "--soft_prompt" if fills_masks(self.model.config, self.tokenizer) else "--objective options"
+        try:
+            style = style_of(self.model.config, self.tokenizer)
+        except ValueError:  # neither a masked model nor a causal one
+            return None
+        return {"mask": "--soft_prompt", "last": "--objective options"}[style]
 
     @property
     def parameters(self) -> tuple[int, int]:

@@ -198,7 +198,10 @@ class TrainingRun:
             head_seed=self._seed("head"),
         )
         self.config = dataclasses.replace(self.config, max_seq_length=parts.max_seq_length)
-        self._form = {"in_words": parts.in_words, "smooth": parts.objective.differentiable}
+        self._form = {
+            "in_words": None if self.config.tuning == "head" else parts.in_words,
+            "smooth": parts.objective.differentiable,
+        }
         return parts
 
     def _dtype(self) -> torch.dtype:

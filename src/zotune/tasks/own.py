@@ -118,7 +118,10 @@ class OwnData:
         if not shared:
             return ordered(task, rows, split, limit=limit, seed=seed)
         if held_back and len(rows) < 2:
-            raise ValueError(f"{where} has one row, which cannot be for training and for validation; give more rows.")
+            raise ValueError(
+                f"{where} has one row, which cannot be for training and for validation; give more rows, or"
+                " --validation_file."
+            )
         if len(rows) <= held_back:
             wanted, held_back = held_back, max(1, len(rows) // 5)
             if split == "validation":  # of the two splits that are made of these rows, one says it
