@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna: pip install 'zotune[sweep]'.")
 from zotune.reports.style import DARK, LIGHT, columns_of  # noqa: E402
+from zotune.reports.sweep import _with_others  # noqa: E402
 from zotune.reports.sweep_plot import Found, draw, is_wide, limits_of, points_of, whole  # noqa: E402
 
 RATES = {"lr": optuna.distributions.FloatDistribution(1e-6, 1e30, log=True)}
@@ -131,3 +132,18 @@ def test_columns_of_a_legend_are_as_many_as_have_room():
     assert columns_of(["a" * 50] * 3, 10.0) == 2
     assert columns_of(["a" * 200, "b"], 10.0) == 1
     assert columns_of([], 10.0) == 1
+
+
+def test_rows_of_other_methods_stay_in_the_table(tmp_path):
+    path = tmp_path / "trials.csv"
+    head = "method,run,state,forward_passes,lr"
+    own = f"{head},loss,draws,mean_loss\nZO,1,finished,96,0.001,0.5,1,0.5\n"
+    assert _with_others(own, path, {"ZO"}) == own  # there is none yet
+    path.write_text(
+        f"{head},rank,loss,draws,mean_loss\nZO,1,finished,9,0.1,,9,1,9\nLOZO,1,finished,96,0.01,2,0.4,1,0.4\n"
+    )
+    assert _with_others(own, path, {"ZO"}) == (
+        f"{head},loss,rank,draws,mean_loss\nZO,1,finished,96,0.001,0.5,,1,0.5\nLOZO,1,finished,96,0.01,0.4,2,1,0.4\n"
+    )
+    path.write_bytes(b"\xff\xfe")
+    assert _with_others(own, path, {"ZO"}) == own

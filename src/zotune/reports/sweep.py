@@ -17,10 +17,15 @@ from zotune.sweep.study import Search, scores_of, spent_by
 
 
 def write_sweep(out: Path, searches: Sequence[Search], metric: str) -> None:
-    """Write ``trials.csv`` and ``sweep.png`` (and .svg, and both for a dark ground) into the folder of a search."""
+    """Write ``trials.csv`` and ``sweep.png`` (and .svg, and both for a dark ground) into the folder of a search.
+
+    As in best.json, rows of methods that an earlier search there had and these have not stay in the table; the figure
+    is of these alone.
+    """
     trials = {search.entry.label: search.study.get_trials(deepcopy=False) for search in searches}
     draws = {search.entry.label: search.draws for search in searches}
-    (out / "trials.csv").write_text(_rows(trials, draws, metric), encoding="utf-8", newline="")
+    path = out / "trials.csv"
+    path.write_text(_with_others(_rows(trials, draws, metric), path, set(trials)), encoding="utf-8", newline="")
     found = {search.entry.label: _found(search) for search in searches}
     about = _about(searches[0])
     for theme, suffix in THEMES:
@@ -59,6 +64,25 @@ def _rows(trials: Mapping[str, list[FrozenTrial]], draws: Mapping[str, Draws], m
             again = draws[label].values(trial.number)
             mean = draws[label].mean(trial) if state == "finished" else ""
             writer.writerow([label, trial.number + 1, state, spent_by(trial), *values, 1 + len(again), mean])
+    return text.getvalue()
+
+
+def _with_others(table: str, path: Path, methods: set[str]) -> str:
+    """A table with the rows that a file has of other methods behind its own."""
+    try:
+        before = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, csv.Error):
+        return table
+    others = [row for row in before if row.get("method") and row["method"] not in methods and None not in row]
+    if not others:
+        return table
+    own = list(csv.DictReader(io.StringIO(table)))
+    columns = next(csv.reader(io.StringIO(table)))
+    columns[-2:-2] = [name for name in others[0] if name not in columns]  # in front of draws and their mean
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*own, *others])
     return text.getvalue()
 
 
