@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from drawn_figures import drawn
 from matplotlib.figure import Figure
 
 from zotune.compare.curves import Curve, Result
@@ -21,6 +22,8 @@ from zotune.reports.comparison.tables import tables_of
 from zotune.reports.style import LIGHT
 from zotune.reports.words import LAST_BLOCKS
 from zotune.sweep.watching import Watcher
+
+__all__ = ["drawn"]  # a fixture, for pytest to find in this module
 
 
 def a_result(label, trial, losses, *, algorithm="ZO", memory=1000.0, libraries=0.0, command=()):
@@ -227,16 +230,8 @@ def test_losses_decades_apart_have_a_logarithmic_axis(losses, scale):
 
 @pytest.mark.parametrize("label", ["ZO", "LOZO --rank 1 --full_parameter --weight_decay 0.5 --clipping", "x" * 250])
 @pytest.mark.parametrize("methods", [1, 2, 7])
-def test_the_legend_has_room_in_the_figure(label, methods, monkeypatch):
+def test_the_legend_has_room_in_the_figure(label, methods, drawn):
     """Columns of long labels beside each other were cut off on both sides."""
-    drawn = []
-    save = Figure.savefig
-
-    def spy(figure, *given, **more):
-        save(figure, *given, **more)
-        drawn.append(figure)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
     results = []
     for number in range(methods):
         results += [

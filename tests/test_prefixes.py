@@ -177,7 +177,9 @@ def test_what_was_trained_on_label_words_opens_as_a_language_model_that_writes(
     mine.save_pretrained(tmp_path / "kept")
     tokenizer = load_tokenizer(str(folders[family]))
     language_model = load_language_model(str(folders[family]), tokenizer=tokenizer, adapted=True)
-    opened = load_adapter(language_model, tmp_path / "kept")
+    limit = tokenizer.model_max_length
+    opened = load_adapter(language_model, tmp_path / "kept", tokenizer=tokenizer)
+    assert tokenizer.model_max_length == limit - opened.active_peft_config.num_virtual_tokens < limit
     ids = given["input_ids"][:1]
     with torch.no_grad():
         words = mine(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]

@@ -3,12 +3,14 @@
 import math
 
 import pytest
-from matplotlib.figure import Figure
+from drawn_figures import drawn
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna: pip install 'zotune[sweep]'.")
 from zotune.reports.style import DARK, LIGHT, columns_of  # noqa: E402
 from zotune.reports.sweep import _with_others  # noqa: E402
 from zotune.reports.sweep_plot import Found, draw, is_wide, limits_of, points_of, whole  # noqa: E402
+
+__all__ = ["drawn"]  # a fixture, for pytest to find in this module
 
 RATES = {"lr": optuna.distributions.FloatDistribution(1e-6, 1e30, log=True)}
 
@@ -100,15 +102,7 @@ def test_the_title_says_what_was_chosen_and_that_it_is_a_mean():
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
 @pytest.mark.parametrize("methods", [1, 2, 3, 5])
-def test_the_legend_and_titles_have_room(theme, methods, monkeypatch):
-    drawn = []
-    save = Figure.savefig
-
-    def spy(figure, *given, **more):
-        save(figure, *given, **more)
-        drawn.append(figure)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
+def test_the_legend_and_titles_have_room(theme, methods, drawn):
     every = [
         *FEW,
         *(trial(1e-3 * n, 0.14 + 0.001 * n) for n in range(1, 12)),

@@ -126,8 +126,13 @@ def add_adapter(
     return adapted  # type: ignore[no-any-return]
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def load_adapter(model: PreTrainedModel, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A model with the adapter that a run has kept in a folder, frozen and in evaluation mode.
+
+    Args:
+        model: what the adapter was trained on.
+        folder: as `peft.PeftModel.save_pretrained` makes it.
+        tokenizer: of the model; its ``model_max_length`` is lowered by the virtual tokens.
 
     Raises:
         ValueError: peft is not installed, or the folder holds no adapter of this model.
@@ -160,6 +165,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"The adapter in {folder} does not fit this model, which {kind} {odd[0]}: it belongs to another model, or "
             "to another way of answering (a new head, label words with --soft_prompt, or words)."
         )
+    tokenizer.model_max_length -= int(getattr(adapted.active_peft_config, "num_virtual_tokens", None) or 0)
     return adapted  # type: ignore[no-any-return]
 
 

@@ -73,8 +73,7 @@ def load_with_classes(
         trust_remote_code=config.trust_remote_code,
     )
     if config.adapter is not None:
-        model = load_adapter(model, config.adapter)
-        tokenizer.model_max_length -= int(getattr(model.active_peft_config, "num_virtual_tokens", None) or 0)
+        model = load_adapter(model, config.adapter, tokenizer=tokenizer)
     return model
 
 

@@ -108,8 +108,7 @@ def _in_words(config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizer
         trust_remote_code=config.trust_remote_code,
     )
     if config.adapter is not None:
-        model = load_adapter(model, config.adapter)
-        tokenizer.model_max_length -= int(getattr(model.active_peft_config, "num_virtual_tokens", None) or 0)
+        model = load_adapter(model, config.adapter, tokenizer=tokenizer)
     per_token = task.asked.per_token if config.score == "task" else config.score == "mean"
     if not task.writes:
         add_option_scores(model, per_token=per_token)

@@ -56,16 +56,17 @@ class BestModel(TrainerCallback):
         """Called by the library, before it notes the best accuracy in its state, which is kept over a resume."""
         if not state.is_world_process_zero:
             return
-        recover(self._folder)
         metrics = context["metrics"]
         accuracy, loss = float(metrics["eval_accuracy"]), float(metrics.get("eval_loss", 0.0))
         kept = best_evaluation(self._folder)
         if kept is not None:
             better = (accuracy, -loss) > (kept["accuracy"], -kept["loss"])
-        elif state.best_metric is None or not self._folder.exists():  # gone: an equal one will do
-            better = state.best_metric is None or accuracy >= state.best_metric
-        else:
+        elif state.best_metric is None:
+            better = True
+        elif self._folder.exists():
             better = accuracy > state.best_metric
+        else:  # it is gone: an equal one will do
+            better = accuracy >= state.best_metric
         if better and math.isfinite(loss):
             evaluation = {"step": state.global_step, "accuracy": accuracy, "loss": loss}
             save_model(context["model"], self._tokenizer, self._folder, evaluation=evaluation)
