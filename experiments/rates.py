@@ -96,6 +96,9 @@ TEST: dict[str, dict[str, Any]] = {
     "gpt2 sst2 prefix": {**GPT2, "task": "sst2", **PREFIX},
     "gpt2 sst2 full, longer": {**GPT2, "task": "sst2", **FULL, **LONGER},
     "gpt2 rte full, longer": {**GPT2, "task": "rte", **FULL, **LONGER},
+    "gpt2 sst2 lora, longer": {**GPT2, "task": "sst2", **LORA, **LONGER},
+    "decoder rte lora, longer": {"task": "rte", **LORA, **LONGER},
+    "decoder cola lora, longer": {"task": "cola", **LORA, **LONGER},
     "opt-mini trec full": {
         "model_name": "opt-mini",
         "task": "trec",

@@ -81,6 +81,7 @@ def test_a_masked_model_is_asked_with_label_words(capsys: Any) -> None:
 
 def test_classes_in_another_order_are_found_by_their_names(capsys: Any) -> None:
     run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    assert run is not None
     folder = run / "last"
     before = told(capsys, str(folder))
     config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
@@ -92,6 +93,14 @@ def test_classes_in_another_order_are_found_by_their_names(capsys: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     after = told(capsys, str(folder))
     assert (after["scores"], after["answers"]) == (before["scores"], before["answers"])
+    more, _ = train(capsys, "--algorithm", "ZO", "--model_name", str(folder), "--save_ckpt")
+    assert more is not None
+    first = rows_of(more, "eval")[0]
+    assert float(first["loss"]) == pytest.approx(before["scores"]["loss"], abs=1e-6)  # training begins with it
+    base = str(folder)
+    assert main(["replay", base, str(more), "--out", "rebuilt"]) == 0
+    kept, rebuilt = (load_file(place / "model.safetensors") for place in (more / "last", Path("rebuilt")))
+    assert all(torch.equal(kept[name], rebuilt[name]) for name in kept)
 
 
 @pytest.mark.parametrize("names", [["bad", "good"], ["LABEL_0", "LABEL_1"]])
@@ -104,7 +113,10 @@ def test_other_names_are_taken_in_order_which_is_said(names: list[str], capsys: 
     config |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
     (run / "last/config.json").write_text(json.dumps(config))
     assert main(["evaluate", str(run / "last"), *ROWS]) == 0
-    assert f"taken in order: {names[0]} = negative, {names[1]} = positive." in capsys.readouterr().err
+    said = f"taken in order: {names[0]} = negative, {names[1]} = positive."
+    assert said in capsys.readouterr().err
+    assert main(["train", *ROWS, "--algorithm", "ZO", "--model_name", str(run / "last"), "--epochs", "1"]) == 0
+    assert said in capsys.readouterr().err
     (run / "last/config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
     assert "is a model of multi label classification, which gives no one class" in refused(capsys, str(run / "last"))
 

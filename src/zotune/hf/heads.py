@@ -1,9 +1,10 @@
-"""Weights that a checkpoint does not hold (a new head), drawn from a key instead of global random state."""
+"""Heads of classifiers: one that a checkpoint does not hold, drawn from a key instead of global random state; and the
+order of the classes of one that it does hold."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -51,3 +52,20 @@ def _clear_padding(model: PreTrainedModel, name: str, parameter: nn.Parameter) -
     owner = model.get_submodule(name.rpartition(".")[0])
     if isinstance(owner, nn.Embedding) and owner.padding_idx is not None:
         parameter[owner.padding_idx] = 0.0
+
+
+def order_of(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """For each label the number of the class that has its name, in capital letters or not; None where not all do."""
+    told, wanted = [name.casefold() for name in names], [label.casefold() for label in labels]
+    return [told.index(label) for label in wanted] if sorted(told) == sorted(wanted) else None
+
+
+def rearrange(model: PreTrainedModel, order: Sequence[int]) -> None:
+    """Let class k of a classifier be what was its class ``order[k]``: the rows of its last linear map change places."""
+    if list(order) == list(range(len(order))):
+        return
+    last = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)][-1]
+    with torch.no_grad():
+        for values in (last.weight, last.bias):
+            if values is not None:
+                values.copy_(values[list(order)])

@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging as library_logging
 
-from zotune.hf.heads import initialise
+from zotune.hf.heads import initialise, order_of, rearrange
 from zotune.hf.partial import anatomy, select_trainable
 from zotune.hf.prompted import add_label_words, fills_masks, prompt_style, style_of
 from zotune.hf.resolve import check_tokenizer_files, explained, resolve
@@ -116,14 +116,13 @@ def class_names(name: str, *, trust_remote_code: bool = False) -> list[str] | No
     """Names of the classes of a model with a classification head, in its order; None for another model.
 
     Raises:
-        ValueError: there is no such model, or its classes do not exclude each other.
+        ValueError: there is no such model.
     """
     config = _configuration(name, trust_remote_code=trust_remote_code)
-    if not has_head(config):
-        return None
-    if config.problem_type in ("multi_label_classification", "regression"):
-        kind = config.problem_type.replace("_", " ")
-        raise ValueError(f"{name} is a model of {kind}, which gives no one class; give a classifier of one class each.")
+    return _names_of(config) if has_head(config) else None
+
+
+def _names_of(config: PretrainedConfig) -> list[str]:
     names: Mapping[Any, str] = config.id2label or {}
     return [str(names[number]) for number in sorted(names)]
 
@@ -158,6 +157,9 @@ def load_classifier(
 ) -> PreTrainedModel:
     """The pretrained model as a classifier for the task: forward(input_ids, attention_mask) -> logits (rows, labels).
 
+    A head that the checkpoint holds is kept where it has as many classes, which come in the order of the task's labels
+    where they have their names.
+
     Args:
         name: folder, name on the hub, or "embedded".
         task: gives the number of labels, their names, and for the prompted form the label words.
@@ -181,6 +183,7 @@ def load_classifier(
     place = resolve(name)
     options = _access(token, trust_remote_code)
     with explained(name, "a model"), _quiet():
+        told = AutoConfig.from_pretrained(place, **options)
         config = AutoConfig.from_pretrained(
             place,
             num_labels=task.num_labels,
@@ -200,6 +203,9 @@ def load_classifier(
         model, info = auto.from_pretrained(
             place, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
+    if not (new_head or prompted) and told.problem_type in ("multi_label_classification", "regression"):
+        kind = told.problem_type.replace("_", " ")
+        raise ValueError(f"{name} is a model of {kind}, which gives no one class; give a classifier of one class each.")
     new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     _check_complete(model, new, name, prompted)
     if not (new_head or prompted) and new:
@@ -211,6 +217,8 @@ def load_classifier(
     initialise(model, new, seed=seed)
     if style is not None:
         add_label_words(model, task, tokenizer, style)
+    elif not new and (order := order_of(_names_of(told), task.labels)) is not None:
+        rearrange(model, order)
     return _ready(model, tokenizer, device, full_parameter=full_parameter)
 
 

@@ -15,7 +15,7 @@ from zotune.hf.answering import Tick
 from zotune.hf.models import class_names, load_classifier, prompt_style
 from zotune.run.answered import Answered
 from zotune.run.base import DTYPES
-from zotune.run.parts import LONGEST
+from zotune.run.parts import LONGEST, say_names
 from zotune.tasks import Task, compute_metrics
 from zotune.tasks.tokens import Cut, tokenise
 
@@ -77,26 +77,13 @@ def load_with_classes(
     return model
 
 
-def class_order(config: EvaluateConfig, task: Task) -> list[int]:
-    """For each class of the task its number in the model's head, by name where the names are the same ones.
-
-    Otherwise the numbers are taken to be the same, which is said.
-    """
-    own = range(len(task.labels))
-    if config.soft_prompt:
-        return list(own)
-    if config.adapter is not None:
-        pairs = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
-        logger.warning("An adapter does not name its classes; they are taken to be %s.", pairs)
-        return list(own)
-    names = class_names(config.model_name, trust_remote_code=config.trust_remote_code)
-    assert names is not None, "a model without an adapter that answers by its head"
-    told, wanted = [name.casefold() for name in names], [label.casefold() for label in task.labels]
-    if set(told) == set(wanted):
-        return [told.index(label) for label in wanted]
-    pairs = ", ".join(f"{name} = {label}" for name, label in zip(names, task.labels, strict=True))
-    logger.warning("The classes of the model have other names than those of the task; taken in order: %s.", pairs)
-    return list(own)
+def say_order(config: EvaluateConfig, task: Task) -> None:
+    """Say in which order classes are taken where their names do not tell."""
+    if config.adapter is None:
+        say_names(config.model_name, task, trust_remote_code=config.trust_remote_code)
+        return
+    pairs = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
+    logger.warning("An adapter does not name its classes; they are taken to be %s.", pairs)
 
 
 @torch.inference_mode()
@@ -107,7 +94,6 @@ def classify(
     rows: Any,
     config: EvaluateConfig,
     *,
-    order: list[int],
     tick: Tick | None = None,
 ) -> Answered:
     """Classes of ``rows``, as the evaluations of a run compute them, with the mean cross entropy in nats as "loss".
@@ -117,7 +103,6 @@ def classify(
         task: gives the labels.
         rows: a `datasets.Dataset`.
         config: batch size and length.
-        order: see `class_order`.
         tick: told how many rows are done.
 
     Raises:
@@ -133,7 +118,7 @@ def classify(
         batch = collate([read[number] for number in range(first, min(first + config.batchsize, len(read)))])
         labels = batch.pop("labels")
         given = {name: value.to(model.device) for name, value in batch.items()}
-        found.append(model(**given).logits.float().cpu()[:, order])
+        found.append(model(**given).logits.float().cpu())
         if tick is not None:
             tick(len(labels))
     logits, gold = torch.cat(found), torch.tensor(read["labels"])

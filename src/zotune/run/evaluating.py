@@ -20,7 +20,7 @@ from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
 from zotune.run.answered import Answered, facts, show
 from zotune.run.base import DTYPES
-from zotune.run.classifying import check_classes, class_order, classifies, classify, load_with_classes
+from zotune.run.classifying import check_classes, classifies, classify, load_with_classes, say_order
 from zotune.run.machine import choose_machine
 from zotune.run.parts import sentences
 from zotune.run.seeds import derive_seed
@@ -122,10 +122,11 @@ def _in_words(config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizer
 def _in_classes(config: EvaluateConfig, task: Task, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> _One:
     """What asks a model that answers with classes."""
     model = load_with_classes(config, task, tokenizer, device)
-    order = class_order(config, task)
+    if not config.soft_prompt:
+        say_order(config, task)
 
     def one(rows: datasets.Dataset, _solved: list[str], tick: Tick) -> Answered:
-        return classify(model, tokenizer, task, rows, config, order=order, tick=tick)
+        return classify(model, tokenizer, task, rows, config, tick=tick)
 
     return one
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -13,17 +14,20 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, TrainConfig
-from zotune.hf.models import has_head, load_tokenizer, prompt_style
+from zotune.hf.heads import order_of
+from zotune.hf.models import class_names, has_head, load_tokenizer, prompt_style
 from zotune.hf.options import BatchF1
 from zotune.hf.prompted import style_of
 from zotune.run.base import BaseFacts, base_model
 from zotune.run.objectives import Objective, objective_of
 from zotune.run.questions import question_parts
 from zotune.run.splits import read_splits
-from zotune.tasks import compute_metrics
+from zotune.tasks import Task, compute_metrics
 from zotune.tasks.questions import LABEL_FIELD
 from zotune.tasks.shares import class_shares
 from zotune.tasks.tokens import Cut, tokenise
+
+logger = logging.getLogger("zotune")
 
 LONGEST: Final = 128
 """Most tokens of a row that a new head or label words read, unless told otherwise; LOREN's."""
@@ -129,6 +133,8 @@ def load_parts(
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
+        if objective.form == "head":
+            say_names(config.model_name, task, trust_remote_code=config.trust_remote_code)
         length = config.max_seq_length
         if length is None:  # after the model, because its virtual tokens leave less room
             length = min(LONGEST_QUESTION if question else LONGEST, tokenizer.model_max_length)
@@ -163,6 +169,14 @@ def load_parts(
         metrics=compute_metrics(task, trained=objective.counted),
         max_seq_length=length,
     )
+
+
+def say_names(name: str, task: Task, *, trust_remote_code: bool) -> None:
+    """Say in which order the classes of a head are taken that does not name them as the task does."""
+    names = class_names(name, trust_remote_code=trust_remote_code)
+    if names is not None and len(names) == len(task.labels) and order_of(names, task.labels) is None:
+        pairs = ", ".join(f"{told} = {label}" for told, label in zip(names, task.labels, strict=True))
+        logger.warning("The classes of %s have other names than those of the task; taken in order: %s.", name, pairs)
 
 
 def rows_digest(*sets: datasets.Dataset) -> str:
