@@ -21,7 +21,7 @@ from scipy import stats
 from zotune.cli import main
 from zotune.compare import launch
 from zotune.compare.curves import Curve, Result, _Before, read_results
-from zotune.compare.plan import cells_of, slug
+from zotune.compare.plan import cells_of, place_of, slug
 from zotune.compare.running import Runs, can_go_on, run_folder, state_of
 from zotune.compare.statistics import aligned, band, binned, difference, mean_of, reaching, target_of
 from zotune.config import ConfigError, compare_from_text, config_from_text
@@ -268,6 +268,14 @@ def test_a_file_of_data_that_is_not_there_is_told_before_there_is_a_run(tmp_path
     said = capsys.readouterr().err
     assert "There is no file nowhere.csv; check --train_file." in said
     assert "trials each" not in said
+
+
+def test_a_comparison_of_tuned_methods_has_a_folder_of_its_own(tmp_path):
+    (tmp_path / "best.json").write_text('{"ZO": {"lr": 1e-3}}')
+    plain, shared = compare_from_text({"task": "rte"})
+    tuned, _ = compare_from_text({"task": "rte", "settings": str(tmp_path / "best.json")})
+    named, _ = compare_from_text({"task": "rte", "settings": str(tmp_path / "best.json"), "out": str(tmp_path)})
+    assert [place_of(config, shared).name for config in (plain, tuned, named)] == ["rte", "rte-tuned", tmp_path.name]
 
 
 def test_settings_that_were_tuned_for_something_else_are_told(tmp_path):

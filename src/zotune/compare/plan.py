@@ -115,8 +115,11 @@ def slug(label: str) -> str:
 
 
 def place_of(config: CompareConfig, shared: Mapping[str, str | bool]) -> Path:
-    """The folder of a comparison."""
-    return config.out or Path("results") / "compare" / Path(*model_and_task(shared))
+    """The folder of a comparison: one of tuned methods is not the one of the same methods with their defaults."""
+    if config.out is not None:
+        return config.out
+    model, task = model_and_task(shared)
+    return Path("results") / "compare" / model / (task if config.settings is None else f"{task}-tuned")
 
 
 def model_and_task(shared: Mapping[str, str | bool]) -> tuple[str, str]:

@@ -77,7 +77,7 @@ class CompareConfig:
         Flag(
             "results",
             "folder of the comparison; one that has some of its runs is completed",
-            default_text="results/compare/MODEL/TASK",
+            default_text="results/compare/MODEL/TASK, TASK-tuned with --settings",
         ),
     ] = None
 
