@@ -256,7 +256,9 @@ def test_a_run_is_kept_resumed_and_replayed(
         words = ["evaluate", "../model", "--task", "sst2", "--data_dir", "../data", "--samplesize_validation", "8"]
         assert main([*words, "--max_seq_length", "24", "--device", "cpu", "--adapter", str(run / "last")]) == 0
         last = rows_of(run, "eval")[-1]
-        assert f"{float(last['accuracy']):.4f}" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert f"{float(last['accuracy']):.4f}" in out
+        assert f"{float(last['loss']):.4f}" in out
 
 
 def test_a_merged_model_answers_as_the_adapted_one(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:

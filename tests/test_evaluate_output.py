@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ def test_the_scores_of_the_options_are_those_that_are_compared(words: list[str],
     without = facts.get("without_content", zero)
     assert ("without_content" in facts) == ("--calibrate" in words)
     assert all(score < 0 for row in facts["option_scores"] for score in row)
+    loss = 0.0
     for number, row in enumerate(facts["option_scores"]):
         compared = [a - b for a, b in zip(row, without[number], strict=True)]
+        loss += math.log(sum(map(math.exp, compared))) - compared[facts["right"][number][0]]
         assert facts["answers"][number] == compared.index(max(compared))
         assert facts["texts"][number] == facts["options"][number][facts["answers"][number]]
+    assert facts["scores"]["loss"] == pytest.approx(loss / 8)
 
 
 @pytest.mark.usefixtures("workshop")
@@ -58,9 +62,11 @@ def test_several_seeds_are_those_runs_one_by_one_and_their_mean_and_deviation(ca
         assert f"{own['scores']['accuracy']:.4f}" in out
     assert [one["seed"] for one in facts["seeds"]] == [13, 21, 42]
     assert len({json.dumps(one["option_scores"]) for one in facts["seeds"]}) == 3
-    values = [one["scores"]["accuracy"] for one in alone]
-    assert facts["scores"] == {"accuracy": pytest.approx(statistics.fmean(values))}
-    assert facts["deviations"] == {"accuracy": pytest.approx(statistics.stdev(values))}
+    assert facts["scores"].keys() == facts["deviations"].keys() == {"accuracy", "loss"}
+    for metric in ("loss", "accuracy"):
+        values = [one["scores"][metric] for one in alone]
+        assert facts["scores"][metric] == pytest.approx(statistics.fmean(values))
+        assert facts["deviations"][metric] == pytest.approx(statistics.stdev(values))
     assert f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" in out
     single, _, _ = told(*words, "--seeds", "13", capsys=capsys)
     assert single == alone[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -136,8 +137,20 @@ def ended(text: str, stop: Sequence[str]) -> str:
 def choices(scores: Sequence[Sequence[float]], without: Sequence[Sequence[float]] | None = None) -> list[int]:
     """Number of the best option of every question; ``without`` are scores without the row's text, to be subtracted
     (calibration, Zhao et al., 2021)."""
-    best = []
-    for number, row in enumerate(scores):
-        values = row if without is None else [a - b for a, b in zip(row, without[number], strict=True)]
-        best.append(max(range(len(values)), key=values.__getitem__))
-    return best
+    return [max(range(len(row)), key=row.__getitem__) for row in _calibrated(scores, without)]
+
+
+def option_loss(
+    scores: Sequence[Sequence[float]], right: Sequence[int], without: Sequence[Sequence[float]] | None = None
+) -> float:
+    """Mean cross entropy of the options' scores in nats, the loss of ``--objective options``; see `choices`."""
+    rows = [torch.tensor(row, dtype=torch.float64) for row in _calibrated(scores, without)]
+    return -fmean(float(row.log_softmax(0)[number]) for row, number in zip(rows, right, strict=True))
+
+
+def _calibrated(
+    scores: Sequence[Sequence[float]], without: Sequence[Sequence[float]] | None
+) -> Sequence[Sequence[float]]:
+    if without is None:
+        return scores
+    return [[a - b for a, b in zip(row, bare, strict=True)] for row, bare in zip(scores, without, strict=True)]

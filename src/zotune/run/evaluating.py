@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, EvaluateConfig
 from zotune.hf.adapters import load_adapter
-from zotune.hf.answering import Tick, choices, option_scores, written_answers
+from zotune.hf.answering import Tick, choices, option_loss, option_scores, written_answers
 from zotune.hf.models import load_language_model, load_tokenizer
 from zotune.hf.options import add_option_scores
 from zotune.run.answered import Answered, facts, show
@@ -183,8 +183,9 @@ def answer(
     right = [list(task.asked.right(row)) for row in rows]
     assert task.asked.options is not None
     options = [list(task.asked.options(row)) for row in rows]
+    loss = option_loss(values, [int(row["label"]) for row in rows], without)
     return Answered(
-        scores=score(task, rows, chosen),
+        scores={**score(task, rows, chosen), "loss": loss},
         answers=chosen,
         gold=right,
         texts=[texts[number] for texts, number in zip(options, chosen, strict=True)],
