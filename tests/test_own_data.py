@@ -210,6 +210,37 @@ def test_a_run_on_data_of_ones_own(words: list[str], capsys: Any, workshop: Any)
     assert "own" in capsys.readouterr().out
 
 
+def test_a_new_head_learns_the_options_of_own_data(capsys: Any, workshop: Any) -> None:
+    del workshop
+    rows = ["--train_file", reviews(Path(), "csv"), "--template", TEMPLATE, "--samplesize_validation", "4"]
+    asked = [*rows, "--options", "bad,good", "--max_seq_length", "24", "--device", "cpu"]
+    given = ["train", "--model_name", "../model", "--batchsize", "4", "--lr", "1e-3", "--algorithm", "ZO"]
+    assert main([*given, *asked, "--objective", "classes", "--epochs", "1", "--save_ckpt"]) == 0
+    run = Path(capsys.readouterr().out.strip())
+    assert list(json.loads((run / "last/config.json").read_text())["id2label"].values()) == ["bad", "good"]
+    assert main(["evaluate", str(run / "last"), *asked, "--output", "told.json"]) == 0
+    told = json.loads(Path("told.json").read_text())
+    assert told["way"] == "own head"
+    assert told["scores"]["loss"] == pytest.approx(float(rows_of(run, "eval")[-1]["loss"]), abs=1e-6)
+    assert main(["replay", "../model", str(run), "--out", "again", "--device", "cpu"]) == 0
+    assert "the weights have the digest" in capsys.readouterr().err
+    assert main([*given, *rows, "--device", "cpu", "--objective", "classes"]) == 2
+    assert "Without --options the answers of --train_file are written" in capsys.readouterr().err
+
+
+def test_rows_to_be_asked_are_enough_for_evaluate(capsys: Any, workshop: Any) -> None:
+    del workshop
+    asked = ["--template", TEMPLATE, "--options", "bad,good", "--device", "cpu", "--samplesize_validation", "100"]
+    rows = ["--validation_file", reviews(Path(), "csv")]
+    assert main(["evaluate", "../model", *rows, *asked, "--output", "alone.json"]) == 0
+    assert main(["evaluate", "../model", *rows, "--train_file", rows[1], *asked, "--output", "both.json"]) == 0
+    alone, both = (json.loads(Path(name).read_text()) for name in ("alone.json", "both.json"))
+    assert alone == both
+    capsys.readouterr()
+    assert main(["evaluate", "../model", *rows, *asked, "--demonstrations", "1"]) == 2
+    assert "--demonstrations are rows of --train_file; give it too" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -195,7 +195,7 @@ def test_fewer_examples_than_asked_for_are_all_taken_with_a_line(capsys, worksho
     run, said = train(capsys, "--data_dir", "data", "--epochs", "1")
     assert json.loads((run / "config.json").read_text())["train_examples"] == 10
     assert steps_per_epoch(TrainConfig(batchsize=8), 10) == len(rows_of(run, "train")) == 2
-    assert "24 train rows were asked for" in said
+    assert "10 train rows, not 24" in said
 
 
 def test_wrong_data_ends_with_2_before_a_folder_is_made(capsys, workshop):

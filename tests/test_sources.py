@@ -256,7 +256,7 @@ def test_a_larger_limit_warns_and_gives_everything(tmp_path: Path, caplog: pytes
         assert len(load(tmp_path, limit=7)) == 7
         assert not caplog.records
         assert len(load(tmp_path, limit=8)) == 7
-    assert caplog.messages == ["8 train rows were asked for and task sst2 has 7; using all of them."]
+    assert caplog.messages == ["Task sst2 has 7 train rows, not 8; using all of them."]
     with pytest.raises(ValueError, match="give at least 1"):
         load(tmp_path, limit=0)
 

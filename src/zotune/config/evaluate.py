@@ -32,7 +32,7 @@ class EvaluateConfig:
     ] = None
     validation_file: Annotated[
         str | None,
-        Flag("data", "validation rows for --train_file", default_text="rows of it that are held back", metavar="FILE"),
+        Flag("data", "rows to be asked", default_text="rows of --train_file that are held back", metavar="FILE"),
     ] = None
     template: Annotated[
         str | None,
@@ -111,6 +111,8 @@ class EvaluateConfig:
             if (instead := in_place_of_run(self.adapter, adapter=True)) is not None:
                 raise ConfigError(f"--adapter {shortened(self.adapter)} is a run folder; {instead}.")
             raise ConfigError(f"--adapter {shortened(self.adapter)} holds no adapter_config.json; give such a folder.")
+        if self.demonstrations and self.validation_file is not None and self.train_file is None:
+            raise ConfigError("--demonstrations are rows of --train_file; give it too, or leave them out.")
         check_choices(self)
         for seed in self.all_seeds:
             dataclasses.replace(self.training(), init_seed=seed).validate()
@@ -121,6 +123,8 @@ class EvaluateConfig:
         """The settings of `zotune train` that these ones stand for."""
         names = {field.name for field in dataclasses.fields(TrainConfig)}
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
+        if self.train_file is None:  # rows to be asked are enough where none are shown
+            shared["train_file"] = self.validation_file
         return TrainConfig(**shared)
 
     @property

@@ -39,7 +39,7 @@ class BaseFacts:
         prompted: label words in place of a new head.
         question: options or answers of a causal language model; also in place of a new head.
         adapter: what is trained in place of the model's own weights.
-        own_words: of label words for data of one's own: the template, then the words; empty otherwise.
+        own_words: of classes or label words of one's own data: the template, then the options; empty otherwise.
     """
 
     model_name: str
@@ -55,6 +55,7 @@ class BaseFacts:
     @classmethod
     def of(cls, config: TrainConfig, *, dtype: torch.dtype, head_seed: int, question: bool = False) -> Self:
         """The facts of a run."""
+        own = None if question else config.own
         return cls(
             model_name=config.model_name,
             task=config.task,
@@ -64,7 +65,7 @@ class BaseFacts:
             prompted=config.soft_prompt,
             question=question,
             adapter=config.adapter,
-            own_words=(own.template, *own.options) if (own := config.own) and own.in_words and own.template else (),
+            own_words=(own.template, *own.options) if own and own.template else (),
         )
 
     def chosen_task(self) -> Task:
@@ -76,7 +77,7 @@ class BaseFacts:
         if not self.own_words:
             return get_task(self.task)
         template, *options = self.own_words
-        return OwnData(train="", template=template, options=tuple(options), in_words=True).task()
+        return OwnData(train="", template=template, options=tuple(options), in_words=self.prompted).task()
 
 
 def about_of(

@@ -73,7 +73,8 @@ def objective_of(name: str | None, task: Task, *, soft_prompt: bool, zeroth_orde
         ConfigError: there is no such objective, the task does not have it, or the method needs a gradient of it.
     """
     name = default_objective(task, soft_prompt=soft_prompt) if name is None else name
-    form: Form = "words" if soft_prompt else "question" if task.name == OWN else "head"
+    # Data of one's own are asked in words, where a new head is not named.
+    form: Form = "words" if soft_prompt else "question" if task.name == OWN and name != "classes" else "head"
     objective = _made(name, task, form)
     if soft_prompt and objective.form == "question":
         raise ConfigError(f"--soft_prompt belongs to --objective classes; with {name} leave it out.")
@@ -102,6 +103,11 @@ def _made(name: str, task: Task, form: Form) -> Objective:
         return Objective(name=name, form="question", written=name)
     if name == "likelihood":
         return Objective(name=name, form="question", loss=option_likelihood, right_alone=True)
+    if task.writes and task.name == OWN:
+        raise ConfigError(
+            f"Without --options the answers of --train_file are written; give it with --objective {name}, or choose"
+            " likelihood, f1 or exact_match."
+        )
     if task.writes:
         raise ConfigError(f"The answers of task {task.name} are written; choose likelihood, f1 or exact_match.")
     if name == "classes" and (not task.labels or form == "question"):

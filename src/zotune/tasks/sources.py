@@ -85,9 +85,7 @@ def checked_rows(task: Task, rows: Sequence[dict[str, Any]], where: str) -> list
 
 def _warn_short(task: Task, split: Split, limit: int | None, size: int) -> None:
     if limit is not None and limit > size:
-        logger.warning(
-            "%d %s rows were asked for and task %s has %d; using all of them.", limit, split, task.name, size
-        )
+        logger.warning("Task %s has %d %s rows, not %d; using all of them.", task.name, size, split, limit)
 
 
 def keyed_order(size: int, seed: int, split: str) -> npt.NDArray[np.int64]:
