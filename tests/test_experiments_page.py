@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from zotune.config import ALGORITHMS
 
@@ -125,6 +126,37 @@ def test_the_rates_are_those_of_the_runs_and_are_counted_right():
     for (first, second), name in zip(((1, 2), (3, 4)), ("hardly learnt", "of the present version"), strict=True):
         assert [int(others[first]), int(others[second])] == [len(above[name]), sum(e <= 5.0 for e in above[name])]
     assert earlier == RATES.count(" † |")
+
+
+def test_what_measured_rates_learn_is_counted_right():
+    results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
+    falls, points, sides = [], [], []
+    for case, methods in results.items():
+        for found in methods.values():
+            again = {key.startswith("auto"): found[key] for key in found if key.endswith(" on fresh draws")}
+            if not case.startswith(("decoder", "gpt2")) or "longer" in case or True not in again:
+                continue
+            auto, constant = (
+                {what: [run[what] for run in again[kind]] for what in ("first", "loss", "accuracy")}
+                for kind in (True, False)
+            )
+            first, *ends = (statistics.fmean(losses) for losses in (constant["first"], auto["loss"], constant["loss"]))
+            falls.append(100.0 * (first - ends[0]) / (first - ends[1]))
+            points.append(100.0 * (statistics.fmean(constant["accuracy"]) - statistics.fmean(auto["accuracy"])))
+            beyond = [a - 1.05 * c for a, c in zip(auto["loss"], constant["loss"], strict=True)]
+            t = statistics.fmean(beyond) / (statistics.stdev(beyond) / len(beyond) ** 0.5)
+            certain = stats.t.ppf(0.95, len(beyond) - 1)
+            sides.append(1 if t > certain else -1 if t < -certain else 0)
+    told = re.search(
+        r"in these (\d+), a measured one reaches ([\d.]+) % in the median and at least 95 % in (\d+); its accuracy is"
+        r" ([\d.]+) points lower in the median and at most one point in (\d+)\. .* (\d+) of the \d+ are within 5 %"
+        r" beyond doubt and (\d+) are not .* the other (\d+) cannot",
+        RATES,
+    )
+    assert told is not None
+    counted = (len(falls), statistics.median(falls), sum(fall >= 95.0 for fall in falls))
+    counted += (statistics.median(points), sum(lost <= 1.0 for lost in points), *(sides.count(k) for k in (-1, 1, 0)))
+    assert [float(number) for number in told.groups()] == pytest.approx(counted, abs=0.051)
 
 
 def test_no_run_with_a_measured_rate_diverged_and_few_ended_above_where_they_began():
