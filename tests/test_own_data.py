@@ -39,7 +39,9 @@ def reviews(folder: Path, kind: str, count: int = 12) -> str:
     return str(path)
 
 
-def rows(data: OwnData, split: Any, limit: int = 4, held_back: int = 4, tokenizer: Any = None) -> list[dict[str, Any]]:
+def rows(
+    data: OwnData, split: Any, limit: int = 4, held_back: int | None = 4, tokenizer: Any = None
+) -> list[dict[str, Any]]:
     return data.rows(split, limit=limit, held_back=held_back, seed=0, tokenizer=tokenizer).to_list()
 
 
@@ -68,19 +70,24 @@ def test_rows_are_held_back_for_validation(tmp_path: Path) -> None:
     assert len(rows(other, "validation", limit=100)) == 3
 
 
-def test_of_a_small_file_a_fifth_is_held_back_which_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = OwnData(train=reviews(tmp_path, "csv"), template=TEMPLATE)
-    held, taught = rows(data, "validation", held_back=12), rows(data, "train", limit=100, held_back=12)
-    assert (len(held), len(taught)) == (2, 10)
+@pytest.mark.parametrize(("count", "held_back"), [(12, 2), (3, 1), (300, 60), (1400, 256)])
+def test_a_fifth_is_held_back_where_nobody_says_how_many(
+    count: int, held_back: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = OwnData(train=reviews(tmp_path, "csv", count), template=TEMPLATE)
+    held, taught = (rows(data, split, limit=2000, held_back=None) for split in ("validation", "train"))
+    assert (len(held), len(taught)) == (held_back, count - held_back)
     assert not {row["review"] for row in held} & {row["review"] for row in taught}
-    assert caplog.messages[0].endswith(
-        "has 12 rows, so 2 of them are held back for validation, not 12; --validation_file or a smaller"
-        " --samplesize_validation sets that."
-    )
+    assert f"has {count} rows, of which {held_back} are held back for validation; --samples" in caplog.messages[0]
     assert len(caplog.messages) == 1
-    (tmp_path / "one").mkdir()
-    with pytest.raises(ValueError, match="has one row, which cannot be for training and for validation"):
-        rows(OwnData(train=reviews(tmp_path / "one", "csv", 1), template=TEMPLATE), "train", held_back=12)
+
+
+@pytest.mark.parametrize(("count", "held_back"), [(1, None), (1, 4), (12, 12), (12, 13)])
+def test_where_no_row_is_left_to_train_on_it_is_said(count: int, held_back: int | None, tmp_path: Path) -> None:
+    data = OwnData(train=reviews(tmp_path, "csv", count), template=TEMPLATE)
+    for split in ("train", "validation"):
+        with pytest.raises(ValueError, match=r"has (one row|12 rows), and 1?[1234] would be held back for validation;"):
+            rows(data, split, held_back=held_back)
 
 
 @pytest.mark.parametrize(

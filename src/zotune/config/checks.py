@@ -228,7 +228,7 @@ def _check_task(config: "TrainConfig") -> None:
             f"No text is generated for the task {config.task}; give --data_dir, or one of {_listed(GENERATED)}."
         )
     for name in ("samplesize", "samplesize_dev", "samplesize_validation"):
-        if config.source == EMBEDDED and getattr(config, name) > _LARGEST_GENERATED:
+        if config.source == EMBEDDED and (getattr(config, name) or 0) > _LARGEST_GENERATED:
             raise ConfigError(f"--{name} must be at most {_LARGEST_GENERATED:,} for generated text; give fewer.")
 
 

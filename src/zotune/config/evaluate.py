@@ -52,7 +52,14 @@ class EvaluateConfig:
             metavar="A,B",
         ),
     ] = None
-    samplesize_validation: Annotated[int, Flag("data", "examples that are asked")] = 256
+    samplesize_validation: Annotated[
+        int | None,
+        Flag(
+            "data",
+            "examples that are asked",
+            default_text="256; at most a fifth of --train_file without --validation_file",
+        ),
+    ] = None
     soft_prompt: Annotated[
         bool, Flag("data", "compare label words, as --soft_prompt of `zotune train`: the way to ask a masked model")
     ] = False

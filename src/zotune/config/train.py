@@ -10,6 +10,7 @@ from zotune.config.errors import ConfigError, shortened
 from zotune.config.flags import Flag, FlagOfField, Kind, flags_of
 from zotune.embedded.descent import reads_generated_text
 from zotune.tasks import TASKS, Task, get_task
+from zotune.tasks.base import VALIDATION_ROWS
 
 if TYPE_CHECKING:
     from zotune.hf.adapters import Adapter
@@ -106,8 +107,13 @@ class TrainConfig:
         ),
     ] = 0
     samplesize_validation: Annotated[
-        int, Flag("data", "examples of each evaluation; with --shots and --samplesize_dev, of the last one")
-    ] = 256
+        int | None,
+        Flag(
+            "data",
+            "examples of each evaluation; with --shots and --samplesize_dev, of the last one",
+            default_text="256; at most a fifth of --train_file without --validation_file",
+        ),
+    ] = None
     max_seq_length: Annotated[
         int | None,
         Flag(
@@ -322,7 +328,13 @@ class TrainConfig:
             num_queries=_default(self.num_queries, algorithm.queries),
             noise=_default(self.noise, algorithm.noise),
             batchsize_limit=_default(self.batchsize_limit, self.batchsize),
+            samplesize_validation=_default(self.samplesize_validation, None if self._holds_back else VALIDATION_ROWS),
         )
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether validation rows are some of the user's own file, whose number says how many they may be."""
+        return self.train_file is not None and self.validation_file is None
 
     def _first_order_rate(self, algorithm: Algorithm) -> float:
         from zotune.hf.models import width_of  # here, because it takes seconds that a misspelt flag need not wait for

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from zotune.config import EMBEDDED, TrainConfig
 from zotune.tasks import Task
+from zotune.tasks.base import VALIDATION_ROWS
 from zotune.tasks.demonstrations import of_each_class
 from zotune.tasks.sources import load_rows
 
@@ -40,12 +41,12 @@ def read_splits(
     Raises:
         ValueError: see `load_rows` and `zotune.tasks.own.OwnData`.
     """
-    validation = config.samplesize_validation
+    wanted = config.samplesize_validation
     if config.own is None:
         rows = functools.partial(load_rows, task, source=config.source, seed=seed)
     else:
-        rows = functools.partial(config.own.rows, held_back=validation, seed=seed, tokenizer=tokenizer)
-    held = rows("validation", limit=validation)
+        rows = functools.partial(config.own.rows, held_back=wanted, seed=seed, tokenizer=tokenizer)
+    held = rows("validation", limit=VALIDATION_ROWS if wanted is None else wanted)
     if not training:
         return Splits(train=held.select([]), validation=held)
     if config.samplesize_dev:

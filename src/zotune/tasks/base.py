@@ -5,12 +5,15 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from zotune.tasks.questions import LABEL_FIELD, Question, Row
 
 Texts = tuple[str, str | None]
 Split = Literal["train", "validation"]
+
+VALIDATION_ROWS: Final = 256
+"""Rows of an evaluation where nobody says how many."""
 PromptStyle: TypeAlias = Literal["mask", "last"]
 """Where a prompted model is read: at the mask token (masked models) or after the last token (causal models)."""
 

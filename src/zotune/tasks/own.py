@@ -20,7 +20,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from zotune.tasks import hub
-from zotune.tasks.base import Split, Task
+from zotune.tasks.base import VALIDATION_ROWS, Split, Task
 from zotune.tasks.files import STEMS, SUFFIXES, read_file
 from zotune.tasks.questions import LABEL_FIELD, Question
 from zotune.tasks.sources import checked_rows, ordered
@@ -86,7 +86,7 @@ class OwnData:
         )
 
     def rows(
-        self, split: Split, *, limit: int | None, held_back: int, seed: int, tokenizer: PreTrainedTokenizerBase
+        self, split: Split, *, limit: int | None, held_back: int | None, seed: int, tokenizer: PreTrainedTokenizerBase
     ) -> datasets.Dataset:
         """At most ``limit`` checked rows of one split, in the keyed order.
 
@@ -94,7 +94,7 @@ class OwnData:
             split: "train" or "validation".
             limit: of the split; None for all of it.
             held_back: validation rows that ``train`` gives where ``validation`` is None; they are the first ones of its
-                keyed order; a fifth of the rows where there are no more than these.
+                keyed order; None: a fifth, `VALIDATION_ROWS` at most.
             seed: of the order.
             tokenizer: makes the prompts of conversations.
 
@@ -117,22 +117,33 @@ class OwnData:
         rows = checked_rows(task, made, where)
         if not shared:
             return ordered(task, rows, split, limit=limit, seed=seed)
-        if held_back and len(rows) < 2:
-            raise ValueError(
-                f"{where} has one row, which cannot be for training and for validation; give more rows, or"
-                " --validation_file."
-            )
-        if len(rows) <= held_back:
-            wanted, held_back = held_back, max(1, len(rows) // 5)
-            if split == "validation":  # of the two splits that are made of these rows, one says it
-                logger.warning(
-                    "%s has %d rows, so %d of them are held back for validation, not %d; --validation_file or a smaller"
-                    " --samplesize_validation sets that.",
-                    *(where, len(rows), held_back, wanted),
-                )
+        held_back = self._held_back(where, len(rows), held_back, say=split == "validation")
         many = len(rows) if limit is None else limit
         first, last = (held_back, held_back + many) if split == "train" else (0, min(many, held_back))
         return ordered(task, rows, "train", limit=None, seed=seed).select(range(first, min(last, len(rows))))
+
+    def _held_back(self, where: str, there: int, wanted: int | None, *, say: bool) -> int:
+        """Validation rows of a file that has rows to train on as well.
+
+        Raises:
+            ValueError: no row would be left.
+        """
+        if wanted is not None and wanted < there:
+            return wanted
+        if there < 2 or wanted is not None:
+            one = f"{there} rows" if there > 1 else "one row"
+            raise ValueError(
+                f"{where} has {one}, and {wanted or 1} would be held back for validation; give more rows,"
+                " --validation_file, or fewer as --samplesize_validation."
+            )
+        held = min(VALIDATION_ROWS, max(1, there // 5))
+        if say:  # of the two splits that are made of these rows, one says it
+            logger.warning(
+                "%s has %d rows, of which %d are held back for validation; --samplesize_validation or --validation_file"
+                " sets that.",
+                *(where, there, held),
+            )
+        return held
 
 
 def _task_in_words(template: str, options: tuple[str, ...]) -> Task:
