@@ -30,6 +30,7 @@ from zotune.config.tuned import TUNED_FOR, circumstances, other_than_tuned
 from zotune.hf.pacing import steps_again
 from zotune.reports.comparison.conclusion import conclusion
 from zotune.reports.comparison.findings import Findings
+from zotune.reports.comparison.tables import _differences
 
 __all__ = ["shelf", "workshop"]
 
@@ -242,8 +243,32 @@ def test_a_method_with_diverged_runs_is_not_named_the_best():
     lucky = [result("a", t, [3.0, 0.1], diverged=t > 0) for t in range(3)]
     sound = [result("b", t, [3.0, 0.5 + t / 100]) for t in range(3)]
     said = conclusion(Findings({"a": lucky, "b": sound}, "b", None, 3), 96)
-    assert said[0].startswith("At a budget of 96 forward passes b has the lowest mean validation loss")
+    assert said[0].startswith(
+        "At a budget of 96 forward passes b alone has no run that diverged, and a mean validation"
+    )
+    assert "lowest" not in said[0]  # its mean is above that of the run of a which is left
     assert "the loss of a became infinite" in said[1]
+
+
+def test_a_better_mean_with_diverged_runs_is_no_mean_that_somebody_is_clearly_below():
+    lucky = [result("a", t, [3.0, 0.1 + t / 1000], diverged=t == 0) for t in range(5)]
+    sound, worse = ([result(n, t, [3.0, level + t / 100]) for t in range(5)] for n, level in (("b", 0.5), ("c", 0.9)))
+    worse = [dataclasses.replace(r, evaluations=curve([3.0, 0.9 + r.trial**2 / 100])) for r in worse]
+    findings = Findings({"a": lucky, "b": sound, "c": worse}, "b", None, 5)
+    said = conclusion(findings, 96)[0]
+    assert said.startswith(
+        "At a budget of 96 forward passes, of the 2 methods without a run that diverged, b has the lowest"
+    )
+    assert "clearly apart from the other" in said
+    table = _differences(findings)
+    rows = {row[0]: row[1] for row in table.rows}
+    assert rows["a"].endswith("* (4 of 5 trials)")
+    assert "trials" not in rows["c"]
+    assert "flatters the method that lost the run" in table.note
+    assert "flatters" not in _differences(Findings({"b": sound, "c": worse}, "b", None, 5)).note
+    every = [dataclasses.replace(r, diverged=r.trial == 0) for r in (*lucky, *sound)]
+    said = conclusion(Findings({"a": every[:5], "b": every[5:]}, "b", None, 5), 96)[0]
+    assert said.endswith("of the runs that are left.")
 
 
 def test_a_comparison_without_a_run_that_is_left_says_so():

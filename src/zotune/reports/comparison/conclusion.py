@@ -56,24 +56,29 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
 def _of_metric(findings: Findings, metric: str, budget: int) -> str:
     """Which method has the best mean in the end; "" where none has one."""
     means = {label: findings.finals(label, metric) for label in findings.by_label}
-    ranked = sorted(  # a mean of those that were lucky does not win
-        (label for label in means if means[label].count),
-        key=lambda label: (findings.diverged(label), rank(means[label].mean, metric)),
-    )
+    there = [label for label in means if means[label].count]
+    whole = [label for label in there if not findings.diverged(label)]
+    # A mean of those runs that were lucky does not win.
+    ranked = sorted(whole or there, key=lambda label: rank(means[label].mean, metric))
     if not ranked:
         return ""
     best = ranked[0]
-    place = f"At a budget of {budget:,} forward passes"
+    place, named = f"At a budget of {budget:,} forward passes", f"mean validation {shown(metric)}"
     if len(findings.by_label) == 1:
-        return f"{place} {best} has a mean validation {shown(metric)} of {mean_text(means[best])}."
-    equal = [label for label in ranked if f"{means[label].mean:.4f}" == f"{means[best].mean:.4f}"]
-    superlative = "highest" if metric == "accuracy" else "lowest"
-    others = [label for label in ranked if label not in equal]
+        return f"{place} {best} has a {named} of {mean_text(means[best])}."
     few = len(findings.by_label[best]) < FEWEST
     hedge = f", by {_trials(len(findings.by_label[best])).lower()} only" if few else ""
+    if len(ranked) < len(findings.by_label):
+        if len(ranked) == 1:
+            return f"{place} {best} alone has no run that diverged, and a {named} of {mean_text(means[best])}{hedge}."
+        place += f", of the {len(ranked)} methods without a run that diverged," if whole else ","
+    equal = [label for label in ranked if f"{means[label].mean:.4f}" == f"{means[best].mean:.4f}"]
+    superlative = "lowest" if metric == "loss" else "highest"
+    others = [label for label in ranked if label not in equal]
+    apart = _told_apart(findings, best, others, metric) if whole else ", of the runs that are left"
     return (
-        f"{place} {listed(equal)} {'has' if len(equal) == 1 else 'have'} the {superlative} mean validation"
-        f" {shown(metric)}, {mean_text(means[best])}{hedge}{_told_apart(findings, best, others, metric)}."
+        f"{place} {listed(equal)} {'has' if len(equal) == 1 else 'have'} the {superlative} {named},"
+        f" {mean_text(means[best])}{hedge}{apart}."
     )
 
 
@@ -143,7 +148,11 @@ def _told_apart(findings: Findings, best: str, others: Sequence[str], metric: st
     differences = {
         o: difference(findings.by_label[o], findings.by_label[best], metric, comparisons=len(others)) for o in others
     }
-    clear = [other for other, found in differences.items() if found.clear and found.count >= FEWEST]
+    clear = [
+        other
+        for other, found in differences.items()
+        if found.clear and found.count >= FEWEST and rank(found.mean, metric) > 0.0
+    ]
     unclear = [other for other in others if other not in clear]
     if not unclear:
         return f", clearly apart from {'the other' if len(others) == 1 else 'all others'} {INTERVALS}"

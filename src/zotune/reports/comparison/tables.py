@@ -56,7 +56,7 @@ def _of_few(trials: int) -> list[str]:
 
 
 def _differences(findings: Findings) -> Table:
-    rows = []
+    rows, partly = [], False
     for label, results in findings.by_label.items():
         if label == findings.reference:
             continue
@@ -68,6 +68,9 @@ def _differences(findings: Findings) -> Table:
                 text += f" [{found.low:+.4f}, {found.high:+.4f}]" + (
                     " *" if found.clear and found.count >= FEWEST else ""
                 )
+            if 0 < found.count < findings.trials:
+                text += f" ({found.count} of {findings.trials} trials)"
+                partly = True
             cells.append(text)
         rows.append((label, *cells))
     note = (
@@ -77,6 +80,11 @@ def _differences(findings: Findings) -> Table:
     )
     if findings.trials == 2:
         note += " Of two trials it is 13 standard errors wide to either side."
+    if partly:
+        note += (
+            " Where a run of either diverged or is missing, the difference is of the other trials alone, and flatters"
+            " the method that lost the run."
+        )
     return Table(f"Difference from {findings.reference}", ("method", *map(shown, findings.metrics)), tuple(rows), note)
 
 
