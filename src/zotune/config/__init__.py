@@ -20,7 +20,17 @@ from zotune.config.text import (
     replay_from_text,
     sweep_from_text,
 )
-from zotune.config.train import AUTO, FLAGS, LIBRARIES, MEASURED, SHARES, TrainConfig, dump_settings, load_settings
+from zotune.config.train import (
+    AUTO,
+    FLAGS,
+    GUESSED,
+    LIBRARIES,
+    MEASURED,
+    SHARES,
+    TrainConfig,
+    dump_settings,
+    load_settings,
+)
 
 __all__ = [
     "ALGORITHMS",
@@ -31,6 +41,7 @@ __all__ = [
     "EMBEDDED",
     "EVALUATE_FLAGS",
     "FLAGS",
+    "GUESSED",
     "INSPECT_FLAGS",
     "LARGEST",
     "LARGEST_ADAPTER",

@@ -24,6 +24,9 @@ AUTO: Final = "auto"
 MEASURED: Final = "lr_measured"
 """Key in config.json of what `--lr auto` found."""
 
+GUESSED: Final = "guessed"
+"""Key in it where the loss showed nothing to measure, and the rate is a cautious constant."""
+
 LIBRARIES: Final = "libraries_mb"
 """Key in config.json of what a process on a CPU held beside the model before the first step."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zotune import ZerothOrder
-from zotune.config import ALGORITHMS, MEASURED, TrainConfig
+from zotune.config import ALGORITHMS, GUESSED, MEASURED, TrainConfig
 from zotune.hf.measuring import small_rows
 from zotune.hf.pacing import PaceKeeper, batches_again, cost_again
 from zotune.hf.trainer import OptimizerFactory
@@ -115,7 +115,7 @@ def measured_rate(
             f"--lr auto: the loss has no curvature along the directions; lr is {algorithm.lr:g}, {kept}, a guess"
             " on the careful side."
         )
-        return Measured(cautious, forwards, {MEASURED: {"lr": algorithm.lr, **spent}}, told)
+        return Measured(cautious, forwards, {MEASURED: {"lr": algorithm.lr, GUESSED: True, **spent}}, told)
     minibatch = rate.lr if config.lr_mezosvrg_mb is None else config.lr_mezosvrg_mb
     chosen = dataclasses.replace(config, lr=rate.lr, lr_mezosvrg_mb=minibatch)
     facts = {MEASURED: {**dataclasses.asdict(rate), **spent}}

@@ -15,7 +15,7 @@ import transformers
 from rich.console import Console
 from transformers import TrainerCallback
 
-from zotune.config import AUTO, LARGEST, LIBRARIES, MEASURED, SHARES, TRAJECTORY, ConfigError, TrainConfig
+from zotune.config import AUTO, GUESSED, LARGEST, LIBRARIES, MEASURED, SHARES, TRAJECTORY, ConfigError, TrainConfig
 from zotune.hf.adapters import merged
 from zotune.hf.past import TrajectoryKeeper
 from zotune.hf.progress import ProgressReporter
@@ -417,7 +417,9 @@ class TrainingRun:
         trainable, parameters = parts.parameters
         data = config.task if config.train_file is None else config.train_file
         what = f"{self._method_name()} on {data} with {config.model_name}"
-        origin = "" if rate_given else f" ({'measured' if self._measured else 'the default'}; --lr sets it)"
+        found = self._measured.get(MEASURED)
+        origin = "the default" if found is None else "a guess" if found.get(GUESSED) else "measured"
+        origin = "" if rate_given else f" ({origin}; --lr sets it)"
         said = [
             f"{what}: {steps} steps of {config.batchsize} of {len(parts.train):,} examples",
             f"lr {config.lr:g}{origin}",

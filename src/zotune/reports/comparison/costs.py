@@ -16,6 +16,7 @@ from zotune.reports.comparison.findings import (
     TIMES,
     Findings,
     Table,
+    guessed,
     last,
     listed,
     or_none,
@@ -146,6 +147,8 @@ def _of_rates(findings: Findings) -> str:
         said.append(
             f"Measured rates are those of --lr auto, each trial its own, and took up to {max(taken):.0%} of the budget."
         )
+    if guessed(findings.results):
+        said.append("Guessed ones are cautious constants: the loss showed no curvature along the directions.")
     if chosen := with_own_rate(findings):
         said.append(f"The rates of {listed(chosen)} were given, by --lr or --settings.")
     if names := untuned(findings):
@@ -165,7 +168,10 @@ def _rates(results: Sequence[Result]) -> str:
     if not shares_taken(results):
         return setting(rates[0])
     ends = dict.fromkeys(f"{rate:.2g}" for rate in (rates[0], rates[-1]))
-    return " to ".join(ends) + ", measured"
+    guesses = len(guessed(results))
+    return " to ".join(ends) + (
+        ", measured" if not guesses else ", guessed" if guesses == len(results) else ", measured or guessed"
+    )
 
 
 def _memory(results: Sequence[Result]) -> float:

@@ -9,7 +9,7 @@ from typing import Final
 
 from zotune.compare.curves import Numbers, Result
 from zotune.compare.statistics import Mean, mean_of, target_of
-from zotune.config import ALGORITHMS, AUTO, MEASURED, SHARES
+from zotune.config import ALGORITHMS, AUTO, GUESSED, MEASURED, SHARES
 
 METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
 """Validation metrics that have a column, in this order, where the runs have them."""
@@ -119,6 +119,11 @@ def untuned(findings: Findings) -> list[str]:
         for label, found in findings.by_label.items()
         if found and not ALGORITHMS[found[0].algorithm].zeroth_order and not has_own_rate(found)
     ]
+
+
+def guessed(results: Sequence[Result]) -> list[Result]:
+    """Runs whose loss showed no curvature, so that their rate is a cautious constant."""
+    return [r for r in results if isinstance(facts := r.settings.get(MEASURED), dict) and facts.get(GUESSED)]
 
 
 def shares_taken(results: Sequence[Result]) -> list[float]:
