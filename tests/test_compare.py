@@ -107,6 +107,7 @@ def test_methods_with_flags_of_their_own():
         (["--settings", "nowhere.json"], "--settings nowhere.json cannot be read"),
         (["--epochs", "3"], "zotune compare sets --epochs itself"),
         (["--early_stopping"], "zotune compare sets --early_stopping itself"),
+        (["--results", "x"], "zotune compare sets --results itself, for every run; give --out in its place."),
         (["--algorithm", "ZO"], "zotune compare takes several methods: give --algorithms in place of --algorithm."),
         (["--target", "accuracy=nan"], "--target is accuracy=VALUE or loss=VALUE"),
         (
@@ -219,7 +220,7 @@ def test_sentences_need_three_trials_and_correct_for_the_number_of_methods():
         noise = np.random.Generator(np.random.PCG64(2)).normal(size=(methods, trials)) * 0.1
         by_label = {
             f"m{number}": [
-                result(f"m{number}", t, [3.0, 1.0 + number * shift + noise[number, t]]) for t in range(trials)
+                result(f"m{number}", t, [9.0, 1.0 + number * shift + noise[number, t]]) for t in range(trials)
             ]
             for number in range(methods)
         }
@@ -227,8 +228,8 @@ def test_sentences_need_three_trials_and_correct_for_the_number_of_methods():
 
     assert "clearly apart from the other (paired differences; 95 %" in conclusion(findings(5, 5.0), 96)[0]
     few = conclusion(findings(2, 5.0), 96)
-    assert "apart" not in few[0]
-    assert few[-1] == "Two trials cannot tell methods apart; --trials 5 begins to."
+    assert "apart" not in few[1]
+    assert few[0] == "Two trials cannot tell methods apart; --trials 5 begins to."
     pair = findings(4, 0.1, methods=9).by_label
     alone = difference(pair["m8"], pair["m0"], "loss")
     among = difference(pair["m8"], pair["m0"], "loss", comparisons=8)
@@ -591,6 +592,13 @@ def test_what_a_measured_rate_cost_is_in_the_report(workshop, capsys):
     assert main([*command, "--out", "out"]) == 0
     err = capsys.readouterr().err
     assert "The rate of LOREN --lr 1e-3 was given, ZO --lr auto and LOZO measured their own: tune all" in err
+    assert re.search(r"took of the budget up to \d\d% of that of ZO --lr auto and \d\d% of that of LOZO, which is", err)
+    with (workshop / "out" / "runs.csv").open() as lines:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(lines)]
+    told = re.findall(r"\] .* in (\d+):(\d\d) of training", err)
+    assert [60 * int(m) + int(s) for m, s in told] == pytest.approx(seconds, abs=1.0)  # without the evaluations
+    assert main(["sweep", "--algorithms", "ZO", "--runs", "1", "--out", "out"]) == 2
+    assert "out is the folder of a comparison; give another --out." in capsys.readouterr().err
     with (workshop / "out" / "runs.csv").open() as lines:
         costs = {row["method"]: float(row["forward_passes"]) for row in csv.DictReader(lines)}
     assert all(3200.0 - 96.0 < cost <= 3200.0 for cost in costs.values())  # a step takes 32, of LOREN 96

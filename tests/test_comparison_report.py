@@ -58,7 +58,7 @@ def with_shares(label, losses, accuracies, *, loss=0.69, accuracy=0.6):
     for trial in range(3):
         run = a_result(label, trial, losses)
         run.evaluations.values["accuracy"] = np.array(accuracies, dtype=float)
-        run.settings["class_shares"] = {"loss": loss, "accuracy": accuracy}
+        run.settings.update(class_shares={"loss": loss, "accuracy": accuracy}, validation_examples=100)
         runs.append(run)
     return runs
 
@@ -68,16 +68,22 @@ def with_shares(label, losses, accuracies, *, loss=0.69, accuracy=0.6):
 
 def test_what_is_known_without_reading_is_a_row_a_sentence_and_no_target():
     findings = found(ZO=with_shares("ZO", [1.0, 0.7], [0.5, 0.55]), LOZO=with_shares("LOZO", [1.0, 0.3], [0.5, 0.9]))
-    assert "ZO ends above the validation loss of predicting how frequent each class is, 0.6900" in " ".join(
-        conclusion(findings, 100)
+    said = conclusion(findings, 100)
+    assert said[2] == (
+        "ZO has learnt nothing for certain: it does not end 2 % below the validation loss before its first step and"
+        " that of predicting how frequent each class is, 0.6900, and is not right more often than both by two standard"
+        " errors."
     )
+    assert any(sentence.startswith("There is no target to be reached: a run of ZO") for sentence in said)
     assert table(findings, "At the end").rows[-1][:3] == ("shares of the classes", "0.6900", "0.6000")
     assert findings.targets() == []  # 0.7 and 0.55 are nothing to aim at
     learnt = found(LOZO=with_shares("LOZO", [1.0, 0.3], [0.5, 0.9]))
     assert learnt.targets() == [("loss", 0.3), ("accuracy", 0.9)]
     assert not [said for said in conclusion(learnt, 100) if "how frequent" in said]
     none = found(ZO=with_shares("ZO", [1.0, 0.7], [0.5, 0.5]), LOZO=with_shares("LOZO", [1.0, 0.8], [0.5, 0.5]))
-    assert [said for said in conclusion(none, 100) if said.startswith("No method ends below the validation loss")]
+    assert [
+        said for said in conclusion(none, 100) if said.startswith("Nothing is learnt for certain: no method ends 2 %")
+    ]
 
 
 def test_a_method_that_is_right_but_too_sure_of_itself_has_learnt_something():
@@ -110,10 +116,10 @@ def test_few_trials_are_in_the_sentence_itself():
     pairs = {
         label: [a_result(label, trial, [1.0, end]) for trial in range(2)] for label, end in (("ZO", 0.5), ("B", 0.4))
     }
-    first, last = conclusion(found(**pairs), 100)
-    assert "B has the lowest mean validation loss" in first
-    assert first.endswith("by two trials only.")
-    assert last == "Two trials cannot tell methods apart; --trials 5 begins to."
+    first, best = conclusion(found(**pairs), 100)
+    assert first == "Two trials cannot tell methods apart; --trials 5 begins to."
+    assert "B has the lowest mean validation loss" in best
+    assert best.endswith("by two trials only.")
 
 
 @pytest.mark.parametrize(

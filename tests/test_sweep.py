@@ -139,6 +139,9 @@ def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
         "--budget_queries",
         "64",
     )
+    capsys.readouterr()
+    assert main(["compare", *SHARED, *words, "--out", "out"]) == 2
+    assert "out is the folder of a search; give another --out." in capsys.readouterr().err
     assert main(["compare", *SHARED, *words, "--out", "compared"]) == 0
     rate = f"{best['ZO']['lr']:g}"
     assert f"| ZO | {rate} |" in (workshop / "compared" / "report.md").read_text()

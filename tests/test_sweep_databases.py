@@ -1,6 +1,7 @@
 """The database of `zotune sweep`: folders of any name, files that are damaged, locked or cannot be written."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -9,10 +10,11 @@ from test_full_disk import disk, fill
 from test_sweep import SHARED, sweep
 
 from zotune.cli import main
+from zotune.config import ConfigError
 from zotune.config.sweep import SweepConfig
 
 optuna = pytest.importorskip("optuna", reason="zotune sweep needs optuna; install zotune[sweep].")
-from zotune.sweep import sharing  # noqa: E402
+from zotune.sweep import database, sharing  # noqa: E402
 from zotune.sweep.database import FILE, at_failure, storage_of  # noqa: E402
 
 __all__ = ["disk", "shelf", "workshop"]
@@ -157,3 +159,31 @@ def test_the_first_error_is_not_buried_by_one_of_a_note():
     with at_failure(note):
         pass
     assert len(noted) == 2
+
+
+def test_many_that_make_the_tables_of_one_new_database_at_once_all_get_it(tmp_path):
+    config = SweepConfig(storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    with ThreadPoolExecutor(8) as many:
+        found = list(many.map(lambda _: storage_of(config, tmp_path), range(8)))
+    assert len(found) == 8
+    assert all(one.get_all_studies() == [] for one in found)
+
+
+def test_a_table_that_another_machine_has_just_made_is_no_failure(tmp_path, monkeypatch):
+    tried = []
+
+    def late(url):
+        tried.append(url)
+        if len(tried) == 1:
+            raise ValueError("UNIQUE constraint failed: alembic_version.version_num")
+        return optuna.storages.InMemoryStorage()
+
+    monkeypatch.setattr(optuna.storages, "get_storage", late)
+    monkeypatch.setattr(database, "_PAUSE", 0.0)
+    config = SweepConfig(storage="mysql://there/db")
+    assert storage_of(config, tmp_path).get_all_studies() == []
+    assert len(tried) == 2
+    tried.clear()
+    monkeypatch.setattr(optuna.storages, "get_storage", lambda _: late(tried.clear()))
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        storage_of(config, tmp_path)

@@ -14,7 +14,7 @@ from zotune.compare.plan import Cell
 from zotune.compare.running import has_blown, run_folder, state_of
 from zotune.config import LIBRARIES, MEASURED, ConfigError, shortened
 from zotune.hf.pacing import steps_again
-from zotune.reports.rows import Row, read_rows
+from zotune.reports.rows import Row, read_rows, training_seconds
 from zotune.run.budget import FIRST_ORDER
 
 Numbers = npt.NDArray[np.float64]
@@ -112,7 +112,7 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
         raise ValueError("rows are missing")
     measured = config.get(MEASURED) or {"forwards": 0, "seconds": 0.0}
     passes = 1 if cell.config.zeroth_order else FIRST_ORDER
-    seconds = _training_seconds(train, evaluations)
+    seconds = training_seconds(train, evaluations)
     before = _Before(
         forwards=int(measured["forwards"]),
         later=int(measured.get("later") or 0),
@@ -132,23 +132,6 @@ def _read(cell: Cell, run: Path, *, diverged: bool) -> Result:
         settings={name: value for name, value in config.items() if name not in ("versions", "checksum")},
         command=["zotune", *cell.words],
     )
-
-
-def _training_seconds(train: list[Row], evaluations: list[Row]) -> dict[float, float]:
-    """Step to seconds of training up to its end: the clock runs on during evaluations, so those are taken off."""
-    rows = sorted([(row["step"], 0, row) for row in train] + [(row["step"], 1, row) for row in evaluations], key=_order)
-    result, before, evaluating = {0.0: 0.0}, 0.0, 0.0
-    for step, evaluation, row in rows:
-        if evaluation:
-            evaluating += row["seconds"] - before
-        else:
-            result[step] = row["seconds"] - evaluating
-        before = row["seconds"]
-    return result
-
-
-def _order(row: tuple[float, int, Row]) -> tuple[float, int]:
-    return row[:2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zotune.bench.machine import describe
 from zotune.compare.curves import read_results
-from zotune.compare.plan import Cell, cells_of, place_of
+from zotune.compare.plan import Cell, cells_of, place_of, refuse_folder
 from zotune.compare.running import Runs, others_in
 from zotune.config import AUTO, ConfigError, config_from_text, notices, shortened
 from zotune.config.compare import CompareConfig, read_settings
@@ -69,6 +69,7 @@ def _compare(config: CompareConfig, shared: Mapping[str, str | bool], say: Calla
             say(line)
     for cell in firsts:
         _check_budget(cell)
+    refuse_folder(out, ("sweep.db", "trials.csv"), "search")
     runs = Runs(cells, jobs=config.jobs, say=say)
     runs.check()
     try:

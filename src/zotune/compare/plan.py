@@ -127,3 +127,9 @@ def model_and_task(shared: Mapping[str, str | bool]) -> tuple[str, str]:
     run = config_from_text(shared)
     model = Path(run.model_name).expanduser().resolve().name or "model"
     return model, run.task if run.train_file is None else slug(Path(run.train_file).stem) or "own"
+
+
+def refuse_folder(out: Path, files: Sequence[str], what: str) -> None:
+    """Raise `ConfigError` for a folder with one of the files of a ``what``, whose runs would be mixed with others."""
+    if any((out / name).exists() for name in files):
+        raise ConfigError(f"{shortened(out)} is the folder of a {what}; give another --out.")

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from zotune.compare.plan import Cell
-from zotune.config import TRAJECTORY, ConfigError, config_from_text, dump_settings, shortened
+from zotune.config import MEASURED, TRAJECTORY, ConfigError, config_from_text, dump_settings, shortened
 from zotune.config.compare import Given, as_words
 from zotune.hf.progress import clock
-from zotune.reports.rows import Row, read_rows
+from zotune.reports.rows import Row, read_rows, training_seconds
 from zotune.run.checkpoints import newest_checkpoint
-from zotune.run.folder import write_json
+from zotune.run.folder import read_facts, write_json
 from zotune.run.lock import FolderLock
 from zotune.run.machine import gpu_for
 from zotune.trajectory import TrajectoryError, read
@@ -231,8 +231,12 @@ def _outcome(folder: Path) -> str:
         return f"the loss became infinite or NaN in step {summary['steps'] + 1}"
     final = summary.get("final") or {}
     scores = ", ".join(f"{name} {final[name]:.4f}" for name in ("loss", "accuracy") if final.get(name) is not None)
-    lost = ", which has diverged" if has_blown(read_rows(run)[1]) else ""
-    return f"{scores or 'done'} in {clock(summary['seconds'])} of training{lost}"
+    train, evaluations = read_rows(run)
+    if has_blown(evaluations):
+        scores = f"diverged, its loss rose above {BLOWN:g} times the first"
+    measuring = float((read_facts(run).get(MEASURED) or {}).get("seconds") or 0.0)
+    seconds = measuring + max(training_seconds(train, evaluations).values())
+    return f"{scores or 'done'} in {clock(seconds)} of training"
 
 
 def has_blown(evaluations: Sequence[Row]) -> bool:

@@ -305,11 +305,17 @@ def refuse_set(command: str, words: Sequence[str]) -> None:
         if word.startswith("--") and name in NOT_OF_A_RUN - {"budget_queries", "evaluations"}:
             if name == "algorithm":
                 raise ConfigError(f"zotune {command} takes several methods: give --algorithms in place of --algorithm.")
-            raise ConfigError(
-                f"zotune {command} sets --{name} itself, because all runs go to the end of --budget_queries; leave it"
-                " out."
-            )
+            instead = _INSTEAD.get(name, "because all runs go to the end of --budget_queries; leave it out")
+            raise ConfigError(f"zotune {command} sets --{name} itself, {instead}.")
 
+
+_INSTEAD: Final = {
+    "results": "for every run; give --out in its place",
+    "resume": "because the same command goes on with what was stopped; leave it out",
+    "trial": "for every run; --init_seed gives other ones",
+    "logging": "because it reads metrics.csv; leave it out",
+}
+"""Why some flags are set, and what to give in their place."""
 
 OF_THE_RUNS: Final[dict[str, FlagOfField]] = {name: flag for name, flag in FLAGS.items() if name not in NOT_OF_A_RUN}
 """Flags of `zotune train` that go to every run."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,20 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 def method_name(config: dict[str, Any]) -> str:
     """Name of the method in tables and figures: LOZO with momentum is LOZO-M."""
     return str(config.get("method") or config.get("algorithm") or "")
+
+
+def training_seconds(train: Sequence[Row], evaluations: Sequence[Row]) -> dict[float, float]:
+    """Step to seconds of training up to its end: the clock runs on during evaluations, so those are taken off."""
+    rows = sorted([(row["step"], 0, row) for row in train] + [(row["step"], 1, row) for row in evaluations], key=_order)
+    result, before, evaluating = {0.0: 0.0}, 0.0, 0.0
+    for step, evaluation, row in rows:
+        if evaluation:
+            evaluating += row["seconds"] - before
+        else:
+            result[step] = row["seconds"] - evaluating
+        before = row["seconds"]
+    return result
+
+
+def _order(row: tuple[float, int, Row]) -> tuple[float, int]:
+    return row[:2]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from zotune.config import ConfigError, shortened
 from zotune.config.sweep import SweepConfig
+from zotune.run.lock import one_at_a_time
 
 FILE: Final = "sweep.db"
 FAILED: Final = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
@@ -42,10 +45,39 @@ def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return optuna.storages.get_storage(_in_folder(out) if url is None else url)
+            return _opened(config, out)
     except Exception as error:
         advice = _advice(config, error) or ("Restore it, or give another --out." if url is None else "Give another.")
         raise ConfigError(f"{_name(config, out)} cannot be opened ({_reason(error)}). {advice}") from error
+
+
+def _opened(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
+    """One process of this machine at a time, because two that make the tables of a new database get in each other's
+    way; another machine may do so, so there is a second time."""
+    for again in (True, False):
+        try:
+            path = lock_of(config, out)
+            able = os.access(path if path.exists() else path.parent, os.W_OK)  # where it is not the database says so
+            with one_at_a_time(path) if able else contextlib.nullcontext():
+                return optuna.storages.get_storage(_in_folder(out) if config.storage is None else config.storage)
+        except Exception as error:
+            if not again or not any(word in _reason(error).casefold() for word in _MADE_TWICE):
+                raise
+            time.sleep(_PAUSE)
+    raise AssertionError("the second time returns or raises")
+
+
+_MADE_TWICE: Final = ("unique", "already exists", "duplicate")
+_PAUSE: Final = 2.0
+"""Seconds in which another machine makes its tables."""
+
+_ASKING: Final = "ask.lock"
+
+
+def lock_of(config: SweepConfig, out: Path) -> Path:
+    """What the processes of this machine that share a database lock: beside it, if it is a file."""
+    kind, _, file = (config.storage or "").partition("sqlite:///")
+    return Path(f"{file}.lock") if file and not kind and not file.startswith(":") else out / _ASKING
 
 
 def _in_folder(out: Path) -> optuna.storages.RDBStorage:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from zotune.compare.plan import model_and_task
+from zotune.compare.plan import model_and_task, refuse_folder
 from zotune.config import ConfigError, shortened
 from zotune.config.compare import Entry, Given, as_words
 from zotune.config.sweep import SweepConfig
@@ -77,6 +77,7 @@ def _place_of(config: SweepConfig, shared: Mapping[str, str | bool]) -> Path:
 
 def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[[str], None]) -> int:
     out = _place_of(config, shared)
+    refuse_folder(out, ("report.html", "runs.csv"), "comparison")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -25,7 +25,7 @@ from zotune.run.folder import write_json
 from zotune.run.lock import one_at_a_time
 from zotune.run.training import TrainingRun
 from zotune.sweep import watching
-from zotune.sweep.database import at_failure, storage_of
+from zotune.sweep.database import at_failure, lock_of, storage_of
 from zotune.sweep.draws import CANDIDATES, Direction, Draws
 from zotune.sweep.sharing import PROCESS, alive, forget_dead, this_process, told
 from zotune.sweep.spaces import (
@@ -46,7 +46,6 @@ _THERE: Final = (*DONE, TrialState.WAITING, TrialState.RUNNING)
 _STARTUP = 4
 """Runs that are finished before any is broken off."""
 
-ASKING: Final = "ask.lock"
 _MEASURED = "measured"
 _LOST = "lost"
 _MEASURING = "measuring"
@@ -79,7 +78,7 @@ class Search:
     ) -> None:
         self.entry, self.base = entry, self._base_of(config, shared, entry)
         self._config, self._out, self._say, self.metric = config, out, say, config.metric
-        self._fixed, self._lock = {*shared, *entry.given}, _lock_of(config, out)
+        self._fixed, self._lock = {*shared, *entry.given}, lock_of(config, out)
         self.settings = config_from_text(self.base).resolved()
         self.settings.validate()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -409,12 +408,6 @@ def _difference(known: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         if before.get(name) != value:
             return f"--{name} ({shortened(before.get(name))} there, {shortened(value)} now)"
     return next((name for name in plan if known.get(name) != plan[name]), "settings")
-
-
-def _lock_of(config: SweepConfig, out: Path) -> Path:
-    """What the processes of this machine that share a database lock: beside it, if it is a file."""
-    kind, _, file = (config.storage or "").partition("sqlite:///")
-    return Path(f"{file}.lock") if file and not kind and not file.startswith(":") else out / ASKING
 
 
 def _fixed_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:

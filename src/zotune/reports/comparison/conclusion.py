@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,6 +10,7 @@ from zotune.compare.running import BLOWN
 from zotune.compare.statistics import band, difference
 from zotune.reports.comparison.findings import (
     FEWEST,
+    TENTH,
     Findings,
     listed,
     mean_text,
@@ -27,8 +29,19 @@ INTERVALS: Final = "(paired differences; 95 % for all of them together, Bonferro
 
 def conclusion(findings: Findings, budget: int) -> list[str]:
     """What the comparison says, in sentences; which methods cannot be told apart as well."""
-    said = [sentence for metric in findings.metrics[:2] if (sentence := _of_metric(findings, metric, budget))]
-    said += [*_of_unlearnt(findings), *_of_earlier(findings), *_of_diverged(findings)]
+    trials = findings.most
+    few = len(findings.by_label) > 1 and trials in range(1, FEWEST)
+    nothing, some = _of_unlearnt(findings)
+    said = [  # first what nothing else should be read without
+        *([f"{_trials(trials)} cannot tell methods apart; --trials 5 begins to."] if few else []),
+        *nothing,
+        *(sentence for metric in findings.metrics[:2] if (sentence := _of_metric(findings, metric, budget))),
+        *some,
+        *_of_targets(findings),
+        *_of_earlier(findings),
+        *_of_diverged(findings),
+        *_of_measuring(findings),
+    ]
     if names := untuned(findings):
         one = len(names) == 1
         said.append(
@@ -44,12 +57,8 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
             f"The {rates.format(listed(given))} given, {listed(measured)} measured {own}:"
             " tune all before you rank them."
         )
-    trials = max((len(results) for results in findings.by_label.values()), default=0)
-    if len(findings.by_label) > 1:
-        if trials in range(1, FEWEST):
-            said.append(f"{_trials(trials)} cannot tell methods apart; --trials 5 begins to.")
-        elif trials in range(FEWEST, 5):
-            said.append(f"There are {trials} trials of each method, so small differences mean little.")
+    if len(findings.by_label) > 1 and trials in range(FEWEST, 5):
+        said.append(f"There are {trials} trials of each method, so small differences mean little.")
     return said
 
 
@@ -86,24 +95,46 @@ def _trials(count: int) -> str:
     return "One trial" if count == 1 else "Two trials" if count == 2 else f"{count} trials"
 
 
-def _of_unlearnt(findings: Findings) -> list[str]:
-    """Which methods end no better than what is known without reading."""
-    bar, share = findings.untaught("loss"), findings.untaught("accuracy")
-    finals = {label: findings.finals(label, "loss") for label in findings.by_label}
-    above = [
-        label
-        for label, final in finals.items()
-        if final.count
-        and final.mean >= bar
-        and not findings.finals(label, "accuracy").mean > share  # only too sure of itself
+def _of_unlearnt(findings: Findings) -> tuple[list[str], list[str]]:
+    """A sentence where no method has learnt anything, or one that names those that have not."""
+    there = [label for label in findings.by_label if findings.finals(label, "loss").count]
+    hardly = [label for label in there if not findings.has_learnt(label)]
+    if not hardly:
+        return [], []
+    bar, one = findings.untaught("loss"), len(hardly) == 1
+    every = len(hardly) == len(there)
+    known = f" and that of predicting how frequent each class is, {bar:.4f}" if math.isfinite(bar) else ""
+    below = f"2 % below the validation loss before {'its' if every or one else 'their'} first step{known}"
+    right = "right more often than both by two standard errors"
+    counts = "accuracy" in findings.metrics
+    if every:
+        return [f"Nothing is learnt for certain: no method ends {below}{f', or is {right}' if counts else ''}."], []
+    does, are = ("it does", "is") if one else ("they do", "are")
+    return [], [
+        f"{listed(hardly)} {'has' if one else 'have'} learnt nothing for certain: {does} not end {below}"
+        f"{f', and {are} not {right}' if counts else ''}."
     ]
-    if not above:
+
+
+def _of_targets(findings: Findings) -> list[str]:
+    """Why there is nothing that all methods shall reach."""
+    if findings.targets() or len(findings.by_label) < 2 or not findings.finals(findings.reference, "loss").count:
         return []
-    every = len(above) == sum(final.count > 0 for final in finals.values()) > 1
     return [
-        f"{'No method' if every else listed(above)} {'ends' if every or len(above) == 1 else 'end'}"
-        f" {'below' if every else 'above'} the validation loss of predicting how frequent each class is, {bar:.4f}:"
-        " nothing but that may have been learnt."
+        f"There is no target to be reached: a run of {findings.reference} ends no better than one of them began, or"
+        " than predicting how frequent each class is; --target sets one."
+    ]
+
+
+def _of_measuring(findings: Findings) -> list[str]:
+    """Which methods have spent much of their budget on their rate."""
+    shares = {label: max(found) for label, results in findings.by_label.items() if (found := shares_taken(results))}
+    much = [f"{share:.0%} of that of {label}" for label, share in shares.items() if share > TENTH]
+    if not much:
+        return []
+    return [
+        f"Measuring the rate took of the budget up to {listed(much)}, which is not trained with; a larger"
+        " --budget_queries, or rates that are given (zotune sweep finds some), leave more."
     ]
 
 

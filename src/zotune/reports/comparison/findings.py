@@ -10,6 +10,7 @@ from typing import Final
 from zotune.compare.curves import Numbers, Result
 from zotune.compare.statistics import Mean, mean_of, target_of
 from zotune.config import ALGORITHMS, AUTO, GUESSED, MEASURED, SHARES
+from zotune.run.outcome import learnt
 
 METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
 """Validation metrics that have a column, in this order, where the runs have them."""
@@ -18,6 +19,9 @@ NONE: Final = "\N{EN DASH}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 UNTAUGHT: Final = "shares of the classes"
 """What the prediction of nothing but how frequent the classes are is called."""
+
+SMOOTH: Final = (None, "classes", "options", "likelihood")
+"""Objectives whose loss counts no rows."""
 
 FEWEST: Final = 3
 """Trials from which on methods are told apart in a sentence."""
@@ -73,6 +77,31 @@ class Findings:
         """Whether a run of a method did."""
         return any(result.diverged for result in self.by_label[label])
 
+    @property
+    def most(self) -> int:
+        """Trials of the method that has the most."""
+        return max((len(results) for results in self.by_label.values()), default=0)
+
+    def has_learnt(self, label: str) -> bool:
+        """Whether the runs of a method that did not diverge end, in the mean, better than they began and than is known
+        without reading, as `zotune.run.outcome.learnt` says it of one run."""
+        kept = [r for r in self.by_label[label] if not r.diverged]
+        means = {
+            number: {
+                name: mean_of([float(r.evaluations.values[name][number]) for r in kept if name in r.evaluations.values])
+                for name in ("loss", "accuracy")
+            }
+            for number in (0, -1)
+        }
+        first, final = (
+            {name: found.mean if found.count else None for name, found in means[number].items()} for number in (0, -1)
+        )
+        facts = {
+            "validation_examples": kept[0].settings.get("validation_examples"),
+            SHARES: {name: value for name in ("loss", "accuracy") if math.isfinite(value := untaught(kept, name))},
+        }
+        return learnt(first, final, facts, smooth=kept[0].settings.get("objective") in SMOOTH)
+
     def targets(self) -> list[tuple[str, float]]:
         """Metrics and values to be reached."""
         if self.aim is not None:
@@ -91,6 +120,10 @@ class Findings:
         if rank(value, metric) >= rank(self.untaught(metric), metric):
             return False
         return all(rank(value, metric) < rank(float(values[0]), metric) for values in curves if len(values))
+
+
+TENTH: Final = 0.1
+"""Share of a budget from which on what measuring takes is told."""
 
 
 def untaught(results: Sequence[Result], metric: str) -> float:
