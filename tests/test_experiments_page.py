@@ -80,6 +80,8 @@ def test_reports_are_those_of_today(report):
     assert "without libraries (MB)" in text
     assert "were given, by --lr or --settings." in text  # and not measured
     assert "Measured rates are" not in text
+    assert "Tuning: full, which trains all weights." in text
+    assert "nothing but that may have been learnt" not in text
 
 
 def test_the_rates_are_those_of_the_runs_and_are_counted_right():

@@ -75,6 +75,11 @@ def notes(config: BenchConfig, entries: Sequence[Cost | Refused], trust: Certain
         for entry in entries
         if isinstance(entry, Refused)
     ]
+    if config.plan and costs:
+        lines.append(
+            "Foretold times are rough, and several times too short for models of a few million weights or fewer, whose"
+            " time is not in matrix products; without --plan they are measured."
+        )
     return [*lines, *_times(costs, trust), *_memory(costs, trust), *_snapshots(config, costs)]
 
 

@@ -134,9 +134,10 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[
         say(f"The methods differ in {listed([f'--{name}' for name in names])} too, see the settings in the report.")
     model, data = Path(first.model_name).name, first.task if first.train_file is None else Path(first.train_file).name
     trials = f"{config.trials} trial{'s' * (config.trials > 1)}"
+    bands = "; bands are one standard deviation" if config.trials > 1 else ""
     about = (
         f"{config.budget_queries:,} forward passes of one example for every run (a backward pass counts as two),"
-        f" {trials} of each method; bands are one standard deviation. Tuning: {trained(findings)}."
+        f" {trials} of each method{bands}. Tuning: {trained(findings)}."
     )
     device = torch.device(str(results[0].settings.get("device_used", "cpu")))
     machine = ", ".join(f"{name} {value}" for name, value in describe(device).items() if name != "threads")

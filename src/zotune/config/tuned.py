@@ -18,6 +18,7 @@ _NAMES: Final = (
     "tuning",
     "full_parameter",
     "budget_queries",
+    "samplesize",
     "batchsize",
     "lr_scheduler_type",
     "objective",

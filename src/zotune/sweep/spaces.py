@@ -98,6 +98,13 @@ _FIRST_ORDER: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
 }
 """Whether the model is a masked one; what is trained."""
 
+_SGD: Final[dict[str, tuple[float, ...]]] = {
+    "full": (1e-2, 1e-3, 1e-4),
+    "lora": (1e-1, 1e-2, 1e-3),
+    "prefix": (1e-1, 1e-2, 1e-3),
+}
+"""Decades about the default; MeZO's lists are those of Adam, whose rates are far too small here."""
+
 
 def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -> Space:
     """Ranges for TPE, without what the entry has fixed.
@@ -152,8 +159,10 @@ def grid_of(entry: Entry, config: TrainConfig, *, masked: bool, fixed: Collectio
             grid |= {"lr_cov": (1e-3,), "damping": (0.1,)}
         case "FZOO":
             grid["lr"] = tuple(rate / 10 for rate in rates)
-        case "FOSGD" | "FOAdam":
+        case "FOAdam":
             grid = {"lr": _FIRST_ORDER[masked][kind]}
+        case "FOSGD":
+            grid = {"lr": _SGD[kind]}
     if config.algorithm == "LOZO" and "rank" in fixed:
         grid["rank"] = (config.rank,)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

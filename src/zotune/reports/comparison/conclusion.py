@@ -84,7 +84,7 @@ def _of_metric(findings: Findings, metric: str, budget: int) -> str:
     equal = [label for label in ranked if f"{means[label].mean:.4f}" == f"{means[best].mean:.4f}"]
     superlative = "lowest" if metric == "loss" else "highest"
     others = [label for label in ranked if label not in equal]
-    apart = _told_apart(findings, best, others, metric) if whole else ", of the runs that are left"
+    apart = _told_apart(findings, equal, others, metric) if whole else ", of the runs that are left"
     return (
         f"{place} {listed(equal)} {'has' if len(equal) == 1 else 'have'} the {superlative} {named},"
         f" {mean_text(means[best])}{hedge}{apart}."
@@ -173,7 +173,8 @@ def _of_diverged(findings: Findings) -> list[str]:
     return said
 
 
-def _told_apart(findings: Findings, best: str, others: Sequence[str], metric: str) -> str:
+def _told_apart(findings: Findings, equal: Sequence[str], others: Sequence[str], metric: str) -> str:
+    best, them = equal[0], "it" if len(equal) == 1 else "them"
     if not others or len(findings.by_label[best]) < FEWEST:
         return ""
     differences = {
@@ -189,5 +190,5 @@ def _told_apart(findings: Findings, best: str, others: Sequence[str], metric: st
         return f", clearly apart from {'the other' if len(others) == 1 else 'all others'} {INTERVALS}"
     if not clear:
         rest = "the other cannot be" if len(others) == 1 else "no other method can be"
-        return f", but {rest} told apart from it {INTERVALS}"
+        return f", but {rest} told apart from {them} {INTERVALS}"
     return f", clearly apart from {listed(clear)} but not from {listed(unclear)} {INTERVALS}"
