@@ -161,6 +161,72 @@ def test_what_measured_rates_learn_is_counted_right():
     assert [float(number) for number in told.groups()] == pytest.approx(counted, abs=0.051)
 
 
+def searched():
+    """Of every search of rates.json: case, method, its entries, and the losses of its constant rates."""
+    results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
+    for case, methods in results.items():
+        for method, found in methods.items():
+            losses = {
+                float(key): statistics.fmean(math.inf if run["loss"] is None else run["loss"] for run in runs)
+                for key, runs in found.items()
+                if key[0].isdigit() and "fresh" not in key
+            }
+            if losses and "auto" in found:
+                yield case, method, found, losses
+
+
+def test_what_is_said_of_shares_and_of_other_rates_is_so():
+    shares, above = [], {0.556: [], 3.24: []}
+    for case, _, found, losses in searched():
+        best = min(losses, key=losses.__getitem__)
+        auto = [run for key, runs in found.items() if key.startswith("auto") for run in runs]
+        shares.append(best / statistics.fmean(run["measured"]["step"] for run in auto))
+        for multiple, ends in above.items():
+            if case.startswith(("decoder", "gpt2")):
+                ends += [
+                    v / losses[best] - 1.0 for rate, v in losses.items() if abs(rate / best / multiple - 1.0) < 0.11
+                ]
+    told = re.search(
+        r"are ([\d.]+) times in the median, half of them ([\d.]+) to ([\d.]+), all of them ([\d.]+) to ([\d.]+);", RATES
+    )
+    low, middle, high = statistics.quantiles(shares, n=4)
+    assert [float(number) for number in told.groups()] == pytest.approx(
+        [middle, low, high, min(shares), max(shares)], abs=0.0051
+    )
+    told = re.search(
+        r"0\.56 times the best one end (\d+) % higher in the median and more than a fifth higher in (\d+) of (\d+),"
+        r" rates 3\.2 times as large half as high again or more in (\d+) of (\d+)",
+        RATES,
+    )
+    half, three = above.values()
+    counted = (sum(e > 0.2 for e in half), len(half), sum(e >= 0.5 for e in three), len(three))
+    assert [int(number) for number in told.groups()] == [round(100 * statistics.median(half)), *counted]
+
+
+def test_what_is_said_of_measuring_is_so():
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    factors, passes = {}, []
+    for case, method, found, _ in searched():
+        auto = [run for key, runs in found.items() if key.startswith("auto") for run in runs]
+        rates = [run["lr"] for run in auto]
+        if "longer" not in case and len(rates) == 5:
+            factors.setdefault(method, []).append(max(rates) / min(rates))
+            passes += [run["measured"]["forwards"] - run["measured"]["later"] for run in auto]
+    told = re.search(r"as many forward passes as (\d+) to (\d+) queries", page)
+    assert [int(number) for number in told.groups()] == [min(passes) // 16, max(passes) // 16]
+    told = re.search(
+        r"is ([\d.]+) to ([\d.]+) times the smallest in the median for LOREN, MeZO, FZOO and HiZOO, ([\d.]+) to"
+        r" ([\d.]+) times for LOZO, .* and for ZO-Adam",
+        page,
+    )
+    few, many = (
+        [statistics.median(factors[method]) for method in methods]
+        for methods in (("LOREN", "ZO", "FZOO", "HiZOO"), ("LOZO", "ZOAdam"))
+    )
+    counted = [min(few), max(few), min(many), max(many)]
+    assert [float(number) for number in told.groups()] == pytest.approx(counted, abs=0.051)
+
+
 def test_no_run_with_a_measured_rate_diverged_and_few_ended_above_where_they_began():
     results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
     runs = [runs for methods in results.values() for found in methods.values() for runs in found.items()]
