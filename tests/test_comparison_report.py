@@ -14,11 +14,12 @@ from zotune.compare.plan import cells_of
 from zotune.config import ConfigError, TrainConfig
 from zotune.config.compare import CompareConfig
 from zotune.reports.comparison.charts import _scale, charts_of, draw
-from zotune.reports.comparison.conclusion import conclusion
+from zotune.reports.comparison.conclusion import best_run, conclusion
 from zotune.reports.comparison.costs import SMALLEST_MB, cost_table, settings_table, trained
 from zotune.reports.comparison.findings import NONE, Findings, Table
 from zotune.reports.comparison.page import _keys, _table
 from zotune.reports.comparison.tables import tables_of
+from zotune.reports.comparison.writing import write_report
 from zotune.reports.style import LIGHT
 from zotune.reports.words import LAST_BLOCKS
 from zotune.sweep.watching import Watcher
@@ -84,6 +85,15 @@ def test_what_is_known_without_reading_is_a_row_a_sentence_and_no_target():
     assert [
         said for said in conclusion(none, 100) if said.startswith("Nothing is learnt for certain: no method ends 2 %")
     ]
+
+
+def test_the_command_that_trains_again_is_that_of_the_best_method_that_has_learnt_and_lost_no_run():
+    sound, lucky = ([a_result(label, t, [1.0, end]) for t in range(3)] for label, end in (("ZO", 0.5), ("B", 0.4)))
+    assert best_run(found(ZO=sound, B=lucky)) is lucky[0]
+    lucky[1] = dataclasses.replace(lucky[1], diverged=True)
+    assert best_run(found(ZO=sound, B=lucky)) is sound[0]
+    assert best_run(found(B=lucky)) is None
+    assert best_run(found(ZO=[a_result("ZO", t, [1.0, 0.99]) for t in range(3)])) is None  # hardly learnt
 
 
 def test_a_method_that_is_right_but_too_sure_of_itself_has_learnt_something():
@@ -321,3 +331,16 @@ def test_flags_and_names_of_methods_are_not_broken():
     )
     label = '<td class="long">LOZO <span class="flag">--rank 1</span> <span class="flag">--clipping</span>'
     assert f'{label} <span class="flag">--eps 0.1</span></td>' in page
+
+
+def test_page_and_text_have_the_command_that_trains_again(tmp_path):
+    findings = found(ZO=[a_result("ZO", trial, [1.0, 0.5]) for trial in range(3)])
+    again = ("The first run of ZO again:", "zotune train --template '{a} <b>' --save_ckpt")
+    told = {"budget": 100, "said": ["x."], "about": "y", "title": "z", "machine": "m"}
+    page = write_report(tmp_path, findings, again=again, **told)
+    assert "<pre>zotune train --template &#x27;{a} &lt;b&gt;&#x27; --save_ckpt</pre>" in page.read_text()
+    assert "The first run of ZO again:\n\n```\nzotune train --template '{a} <b>' --save_ckpt\n```" in (
+        (tmp_path / "report.md").read_text()
+    )
+    assert page.read_text().index("<pre>") < page.read_text().index("<figure>")
+    assert "again:" not in write_report(tmp_path, findings, **told).read_text()

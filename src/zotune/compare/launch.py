@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from zotune.compare.running import Runs, others_in
 from zotune.config import AUTO, ConfigError, config_from_text, notices, shortened
 from zotune.config.compare import CompareConfig, read_settings
 from zotune.config.tuned import other_than_tuned
-from zotune.reports.comparison.conclusion import conclusion
+from zotune.reports.comparison.conclusion import best_run, conclusion
 from zotune.reports.comparison.costs import differing, trained
 from zotune.reports.comparison.findings import Findings, listed
 from zotune.reports.comparison.writing import write_report
@@ -129,6 +130,13 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[
     said = conclusion(findings, config.budget_queries)
     for sentence in said:
         say(sentence)
+    again = None
+    if (best := best_run(findings)) is not None:
+        again = (
+            f"The first run of {best.label} again, whose mean loss is lowest, with its models kept:",
+            f"{shlex.join(best.command)} --save_ckpt",
+        )
+        say("\n".join(again))
     first = cells[0].config
     if names := differing(findings):
         say(f"The methods differ in {listed([f'--{name}' for name in names])} too, see the settings in the report.")
@@ -146,6 +154,7 @@ def _report(config: CompareConfig, cells: list[Cell], out: Path, say: Callable[[
         findings,
         budget=config.budget_queries,
         said=said,
+        again=again,
         about=about,
         title=f"{data} with {model}",
         machine=f"Machine of this report: {machine}; {config.jobs} run{'s' * (config.jobs > 1)} at once",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from zotune.compare.curves import Result
 from zotune.compare.running import BLOWN
 from zotune.compare.statistics import band, difference
 from zotune.reports.comparison.findings import (
@@ -65,10 +66,7 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
 def _of_metric(findings: Findings, metric: str, budget: int) -> str:
     """Which method has the best mean in the end; "" where none has one."""
     means = {label: findings.finals(label, metric) for label in findings.by_label}
-    there = [label for label in means if means[label].count]
-    whole = [label for label in there if not findings.diverged(label)]
-    # A mean of those runs that were lucky does not win.
-    ranked = sorted(whole or there, key=lambda label: rank(means[label].mean, metric))
+    ranked, whole = _ranked(findings, metric)
     if not ranked:
         return ""
     best = ranked[0]
@@ -89,6 +87,23 @@ def _of_metric(findings: Findings, metric: str, budget: int) -> str:
         f"{place} {listed(equal)} {'has' if len(equal) == 1 else 'have'} the {superlative} {named},"
         f" {mean_text(means[best])}{hedge}{apart}."
     )
+
+
+def _ranked(findings: Findings, metric: str) -> tuple[list[str], bool]:
+    """Methods by their final means, the best one first, and whether these are of methods without a run that diverged:
+    a mean of those runs that were lucky does not win."""
+    there = [label for label in findings.by_label if findings.finals(label, metric).count]
+    whole = [label for label in there if not findings.diverged(label)]
+    return sorted(whole or there, key=lambda label: rank(findings.finals(label, metric).mean, metric)), bool(whole)
+
+
+def best_run(findings: Findings) -> Result | None:
+    """The first run of the method whose mean validation loss is lowest; None where that has learnt nothing for certain
+    or has runs that diverged."""
+    ranked, whole = _ranked(findings, "loss")
+    if not (ranked and whole and findings.has_learnt(ranked[0])):
+        return None
+    return min(findings.by_label[ranked[0]], key=lambda result: result.trial)
 
 
 def _trials(count: int) -> str:

@@ -70,6 +70,7 @@ class Report:
         title: heading.
         about: one line below it: model, task, budget, trials.
         said: the conclusion, sentence by sentence.
+        again: what the command in it does, and the command that trains with the best method; none if nothing is best.
         pictures: title to (SVG for a light ground, SVG for a dark one); empty in Markdown, which names files.
         names: title to the name of the picture's files.
         tables: in order.
@@ -81,6 +82,7 @@ class Report:
     title: str
     about: str
     said: Sequence[str]
+    again: tuple[str, str] | None
     pictures: Mapping[str, tuple[bytes, bytes]]
     names: Mapping[str, str]
     tables: Sequence[Table]
@@ -95,6 +97,9 @@ def as_html(report: Report) -> str:
     figures = "".join(_figure(title, *pair) for title, pair in report.pictures.items())
     tables = "".join(_table(table, report.colours) for table in report.tables)
     commands = html.escape("\n".join(report.commands))
+    again = ""
+    if report.again is not None:
+        again = f'<p class="note">{_text(report.again[0])}</p>\n<pre>{html.escape(report.again[1])}</pre>\n'
     light, dark = (_keys([pair[theme] for pair in report.colours.values()]) for theme in (0, 1))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -102,7 +107,7 @@ def as_html(report: Report) -> str:
         f"<title>{html.escape(report.title)}</title>\n"
         f"<style>{_STYLE}{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{html.escape(report.title)}</h1>\n<p class="about">{_text(report.about)}</p>\n'
-        f'<ul class="said">{said}</ul>\n{figures}\n{tables}\n'
+        f'<ul class="said">{said}</ul>\n{again}{figures}\n{tables}\n'
         f"<details><summary>The commands of the runs</summary><pre>{commands}</pre></details>\n"
         f'<p class="note">{_text(report.machine)}</p>\n</main>\n</body>\n</html>\n'
     )
@@ -173,6 +178,8 @@ def _text(text: str, whole: str = _FLAG_OR_NAME) -> str:
 def as_markdown(report: Report) -> str:
     """The report with pictures beside it."""
     parts = [f"# {report.title}", report.about, "\n".join(f"- {sentence}" for sentence in report.said)]
+    if report.again is not None:
+        parts += [report.again[0], f"```\n{report.again[1]}\n```"]
     parts += [f"![{title}](figures/{name}.png)" for title, name in report.names.items()]
     for table in report.tables:
         parts += [f"## {table.title}", markdown_table(table)]

@@ -21,7 +21,15 @@ PAGE: Final = "report.html"
 
 
 def write_report(
-    out: Path, findings: Findings, *, budget: int, said: Sequence[str], about: str, title: str, machine: str
+    out: Path,
+    findings: Findings,
+    *,
+    budget: int,
+    said: Sequence[str],
+    again: tuple[str, str] | None = None,
+    about: str,
+    title: str,
+    machine: str,
 ) -> Path:
     """Write page, Markdown, figures (PNG and SVG, light and dark) and CSV files; the path of the page.
 
@@ -30,6 +38,7 @@ def write_report(
         findings: what the runs have measured.
         budget: forward passes of one example that each might spend.
         said: the conclusion, sentence by sentence.
+        again: see `zotune.reports.comparison.page.Report`.
         about: one line on model, task and trials.
         title: of page and figures.
         machine: where the runs ran.
@@ -45,6 +54,7 @@ def write_report(
         title=title,
         about=about,
         said=said,
+        again=again,
         pictures=pictures,
         names={chart.title: chart.name for chart in charts},
         tables=tables_of(findings),
