@@ -338,9 +338,9 @@ def test_page_and_text_have_the_command_that_trains_again(tmp_path):
     again = ("The first run of ZO again:", "zotune train --template '{a} <b>' --save_ckpt")
     told = {"budget": 100, "said": ["x."], "about": "y", "title": "z", "machine": "m"}
     page = write_report(tmp_path, findings, again=again, **told)
-    assert "<pre>zotune train --template &#x27;{a} &lt;b&gt;&#x27; --save_ckpt</pre>" in page.read_text()
+    assert '<pre class="wrap">zotune train --template &#x27;{a} &lt;b&gt;&#x27; --save_ckpt</pre>' in page.read_text()
     assert "The first run of ZO again:\n\n```\nzotune train --template '{a} <b>' --save_ckpt\n```" in (
         (tmp_path / "report.md").read_text()
     )
-    assert page.read_text().index("<pre>") < page.read_text().index("<figure>")
+    assert page.read_text().index("<pre ") < page.read_text().index("<figure>")
     assert "again:" not in write_report(tmp_path, findings, **told).read_text()

@@ -59,6 +59,7 @@ details { margin-top: 2.5rem; }
 summary { cursor: pointer; font-weight: 600; }
 pre { background: var(--raised); padding: 1rem; border-radius: 8px; overflow-x: auto;
   font-size: .8rem; line-height: 1.5; }
+pre.wrap { white-space: pre-wrap; margin-top: .5rem; }
 """
 
 
@@ -99,7 +100,9 @@ def as_html(report: Report) -> str:
     commands = html.escape("\n".join(report.commands))
     again = ""
     if report.again is not None:
-        again = f'<p class="note">{_text(report.again[0])}</p>\n<pre>{html.escape(report.again[1])}</pre>\n'
+        again = (
+            f'<p class="note">{_text(report.again[0])}</p>\n<pre class="wrap">{html.escape(report.again[1])}</pre>\n'
+        )
     light, dark = (_keys([pair[theme] for pair in report.colours.values()]) for theme in (0, 1))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
