@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import numpy as np
@@ -344,3 +345,37 @@ def test_page_and_text_have_the_command_that_trains_again(tmp_path):
     )
     assert page.read_text().index("<pre ") < page.read_text().index("<figure>")
     assert "again:" not in write_report(tmp_path, findings, **told).read_text()
+
+
+def test_of_a_loss_that_counts_only_the_accuracy_is_told():
+    runs = with_shares("ZO", [0.5, 0.45], [0.5, 0.55], loss=math.nan)
+    for run in runs:
+        run.settings["objective"] = "accuracy"
+    (said, *_) = conclusion(found(ZO=runs), 100)
+    assert said == (
+        "Nothing is learnt for certain: no method is right more often than before its first step, and than the most"
+        " frequent class, by two standard errors."
+    )
+    for run in runs:
+        run.settings["objective"] = "f1"  # 10 % lower, which is a fall
+    assert not any("learnt nothing" in said or "Nothing" in said for said in conclusion(found(ZO=runs), 100))
+
+
+def test_a_guess_is_not_called_measured_and_a_missing_method_has_not_diverged():
+    guess, known = ([a_result(label, t, [1.0, end]) for t in range(3)] for label, end in (("ZO", 0.9), ("B", 0.4)))
+    for run in guess:
+        run.settings.update(lr_measured={"lr": 1e-6, "guessed": True, "forwards": 9}, budget_queries=1000)
+    known[0].command[:] = ["zotune", "train", "--lr", "1e-3"]
+    said = conclusion(found(ZO=guess, B=known), 100)
+    assert "The loss of ZO showed no curvature along the directions, so its rate is a guess." in said
+    assert not any("measured" in sentence for sentence in said)
+    findings = Findings(by_label={"ZO": known, "B": []}, reference="ZO", aim=None, trials=3)
+    assert not any("diverged" in sentence for sentence in conclusion(findings, 100))
+
+
+@pytest.mark.parametrize(("metric", "name"), [("positive_f1", "F1"), ("matthews", "Matthews correlation")])
+def test_metrics_of_the_tasks_have_a_column(metric, name):
+    runs = [a_result("ZO", trial, [1.0, 0.5]) for trial in range(3)]
+    for run in runs:
+        run.evaluations.values[metric] = np.array([0.1, 0.3])
+    assert name in table(found(ZO=runs), "At the end").head

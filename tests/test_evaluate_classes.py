@@ -14,6 +14,7 @@ from command_runs import shelf as shelf
 from safetensors.torch import load_file, save_file
 
 from zotune.cli import main
+from zotune.hf.heads import order_of
 
 __all__ = ["workshop"]
 pytestmark = pytest.mark.usefixtures("workshop")
@@ -101,6 +102,25 @@ def test_classes_in_another_order_are_found_by_their_names(capsys: Any) -> None:
     assert main(["replay", base, str(more), "--out", "rebuilt"]) == 0
     kept, rebuilt = (load_file(place / "model.safetensors") for place in (more / "last", Path("rebuilt")))
     assert all(torch.equal(kept[name], rebuilt[name]) for name in kept)
+
+
+def test_classes_that_differ_in_capital_letters_alone_are_not_taken_for_each_other() -> None:
+    assert order_of(["bad", "BAD"], ["bad", "BAD"]) == [0, 1]
+    assert order_of(["BAD", "bad"], ["bad", "BAD"]) == [1, 0]
+    assert order_of(["Bad", "bAd"], ["bad", "BAD"]) is None
+    assert order_of(["NEGATIVE", "POSITIVE"], ["positive", "negative"]) == [1, 0]
+
+
+def test_an_adapter_on_exchanged_classes_says_in_which_order_its_own_are(capsys: Any) -> None:
+    run, _ = train(capsys, "--algorithm", "ZO", "--save_ckpt")
+    assert run is not None
+    config = json.loads((run / "last/config.json").read_text())
+    config |= {"id2label": {"0": "positive", "1": "negative"}, "label2id": {"positive": 0, "negative": 1}}
+    (run / "last/config.json").write_text(json.dumps(config))
+    words = ("--model_name", str(run / "last"), "--algorithm", "ZO", "--lr", "1e-2")
+    said = f"The classes of the adapter are 0 = negative, 1 = positive: the task's order, and not that of {run}/last."
+    assert said in train(capsys, *words, "--tuning", "lora")[1]
+    assert "order" not in train(capsys, *words)[1]
 
 
 @pytest.mark.parametrize("names", [["bad", "good"], ["LABEL_0", "LABEL_1"]])

@@ -244,6 +244,8 @@ def test_rows_to_be_asked_are_enough_for_evaluate(capsys: Any, workshop: Any) ->
     alone, both = (json.loads(Path(name).read_text()) for name in ("alone.json", "both.json"))
     assert alone == both
     capsys.readouterr()
+    assert main(["evaluate", "../model", *rows, *asked[:-2]]) == 0
+    assert "not 256" not in capsys.readouterr().err  # which nobody asked for
     assert main(["evaluate", "../model", *rows, *asked, "--demonstrations", "1"]) == 2
     assert "--demonstrations are rows of --train_file; give it too" in capsys.readouterr().err
 

@@ -1,6 +1,8 @@
 """The database of `zotune sweep`: folders of any name, files that are damaged, locked or cannot be written."""
 
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -187,3 +189,14 @@ def test_a_table_that_another_machine_has_just_made_is_no_failure(tmp_path, monk
     monkeypatch.setattr(optuna.storages, "get_storage", lambda _: late(tried.clear()))
     with pytest.raises(ConfigError, match="cannot be opened"):
         storage_of(config, tmp_path)
+
+
+def test_processes_that_end_a_shared_search_at_once_all_write_what_they_found(workshop):
+    words = ["-m", "zotune", "sweep", *SHARED, *SHORT, "--confirmations", "0", "--out", "out"]
+    processes = [
+        subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ends = [(process.communicate(), process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    assert all(out.strip() == "out/best.json" for (out, _), _ in ends)

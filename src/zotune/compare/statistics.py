@@ -19,7 +19,7 @@ from scipy import stats
 from zotune.compare.curves import Curve, Numbers, Result
 
 CONFIDENCE: Final = 0.95
-HIGHER_IS_BETTER: Final = frozenset({"accuracy", "f1", "macro_f1", "mcc", "exact_match"})
+HIGHER_IS_BETTER: Final = frozenset({"accuracy", "f1", "macro_f1", "positive_f1", "matthews", "exact_match"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,9 +55,12 @@ def _clear_padding(model: PreTrainedModel, name: str, parameter: nn.Parameter) -
 
 
 def order_of(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
-    """For each label the number of the class that has its name, in capital letters or not; None where not all do."""
-    told, wanted = [name.casefold() for name in names], [label.casefold() for label in labels]
-    return [told.index(label) for label in wanted] if sorted(told) == sorted(wanted) else None
+    """For each label the number of the class that has its name, in capital letters or not; None where not all do, or
+    where names are the same but for capital letters and not those of the labels."""
+    for told, wanted in ((names, labels), ([n.casefold() for n in names], [label.casefold() for label in labels])):
+        if len(set(told)) == len(told) and sorted(told) == sorted(wanted):
+            return [told.index(label) for label in wanted]
+    return None
 
 
 def rearrange(model: PreTrainedModel, order: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from zotune.config import ConfigError, EvaluateConfig
+from zotune.config.train import OWN
 from zotune.hf.adapters import load_adapter, read_settings
 from zotune.hf.answering import Tick
 from zotune.hf.models import class_names, load_classifier, prompt_style
@@ -44,6 +45,8 @@ def check_classes(config: EvaluateConfig, task: Task) -> None:
     for name in _OF_QUESTIONS:
         if getattr(config, name) != EvaluateConfig.__dataclass_fields__[name].default:
             raise ConfigError(f"{what}, so --{name} has nothing to say; leave it out.")
+    if not task.labels and task.name == OWN:
+        raise ConfigError(f"{what}, and data of your own have classes with --template and --options; give both.")
     if not task.labels:
         raise ConfigError(f"{what}, and task {task.name} has no classes; give a task that has, or another model.")
 

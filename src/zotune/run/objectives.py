@@ -18,6 +18,8 @@ Form = Literal["head", "words", "question"]
 """A new classification head; label words by their first tokens; options or answers of a causal model."""
 
 NAMES: Final = ("classes", "options", "likelihood", "accuracy", "f1", "exact_match")
+COUNTED: Final = ("accuracy", "exact_match")
+"""Objectives whose loss is 1 minus the accuracy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

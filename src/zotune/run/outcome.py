@@ -21,6 +21,7 @@ def outcome(
     *,
     in_words: str | None = None,
     smooth: bool = True,
+    counted: bool = False,
 ) -> list[str]:
     """Sentences about a run that was evaluated before and after; none where it was not.
 
@@ -29,7 +30,8 @@ def outcome(
         facts: of config.json: numbers of rows, and the shares of the classes where classes are predicted.
         config: its settings.
         in_words: the flag by which the model would answer in words, where it has learnt a new head.
-        smooth: the loss has a gradient; it does not count rows, as 1 minus an accuracy does.
+        smooth: the loss has a gradient, so that first-order methods can train with it.
+        counted: it is 1 minus the accuracy, and says no more than that.
     """
     first, final, best = summary.get("first"), summary.get("final"), summary.get("best")
     if not first or not final or first["step"] == final["step"]:
@@ -41,7 +43,7 @@ def outcome(
     if best is not None:
         place = "before the first step" if best["step"] == 0 else f"after step {best['step']}"
         said[0] += f" (best {best['accuracy']:.4f}, {place})"
-    if final["loss"] is not None and not learnt(first, final, facts, smooth=smooth):  # of a nan more is said
+    if final["loss"] is not None and not learnt(first, final, facts, counted=counted):  # of a nan more is said
         said.append(_rose(first, final, best) or _advice(first, final, facts, config, in_words, smooth=smooth))
     return said
 
@@ -49,17 +51,17 @@ def outcome(
 _SHOWN: Final = ("loss", "accuracy")
 
 
-def learnt(first: Evaluation, final: Evaluation, facts: Mapping[str, Any], *, smooth: bool = True) -> bool:
+def learnt(first: Evaluation, final: Evaluation, facts: Mapping[str, Any], *, counted: bool = False) -> bool:
     """Whether the last evaluation is better than the first, and than predicting how frequent the classes are.
 
-    By its loss, where that is ``smooth``, which has to be 2 % lower than both, or by its accuracy, which has to be
+    By its loss, unless that is ``counted``, which has to be 2 % lower than both, or by its accuracy, which has to be
     higher than both by two standard errors; a model may be right more often while the few rows it is wrong about cost
     more.
     """
     shares = facts.get(SHARES) or {}
     losses = [first["loss"], shares.get("loss")]
     bar = min((loss for loss in losses if loss is not None), default=math.inf)
-    if smooth and final["loss"] is not None and final["loss"] < bar - _FALL * abs(bar):
+    if not counted and final["loss"] is not None and final["loss"] < bar - _FALL * abs(bar):
         return True
     rows, was = facts.get("validation_examples"), max(_known(first["accuracy"]), _known(shares.get("accuracy")))
     if not rows or final["accuracy"] is None:

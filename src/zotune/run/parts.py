@@ -134,7 +134,12 @@ def load_parts(
             trust_remote_code=config.trust_remote_code,
         )
         if objective.form == "head":
-            say_names(config.model_name, task, trust_remote_code=config.trust_remote_code)
+            say_names(
+                config.model_name,
+                task,
+                trust_remote_code=config.trust_remote_code,
+                adapted=config.adapter is not None,
+            )
         length = config.max_seq_length
         if length is None:  # after the model, because its virtual tokens leave less room
             length = min(LONGEST_QUESTION if question else LONGEST, tokenizer.model_max_length)
@@ -171,10 +176,17 @@ def load_parts(
     )
 
 
-def say_names(name: str, task: Task, *, trust_remote_code: bool) -> None:
-    """Say in which order the classes of a head are taken that does not name them as the task does."""
+def say_names(name: str, task: Task, *, trust_remote_code: bool, adapted: bool = False) -> None:
+    """Say in which order the classes of a head are taken that does not name them as the task does; with an adapter,
+    beside which no names are kept, also where its order is not that of the model."""
     names = class_names(name, trust_remote_code=trust_remote_code)
-    if names is not None and len(names) == len(task.labels) and order_of(names, task.labels) is None:
+    if names is None or len(names) != len(task.labels):
+        return
+    order = order_of(names, task.labels)
+    if adapted and order not in (None, list(range(len(names)))):
+        pairs = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
+        logger.warning("The classes of the adapter are %s: the task's order, and not that of %s.", pairs, name)
+    if order is None:
         pairs = ", ".join(f"{told} = {label}" for told, label in zip(names, task.labels, strict=True))
         logger.warning("The classes of %s have other names than those of the task; taken in order: %s.", name, pairs)
 

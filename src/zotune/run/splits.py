@@ -46,7 +46,11 @@ def read_splits(
         rows = functools.partial(load_rows, task, source=config.source, seed=seed)
     else:
         rows = functools.partial(config.own.rows, held_back=wanted, seed=seed, tokenizer=tokenizer)
-    held = rows("validation", limit=VALIDATION_ROWS if wanted is None else wanted)
+    if wanted is None and config.own is not None:  # nobody has asked for more than there are
+        held = rows("validation", limit=None)
+        held = held.select(range(min(VALIDATION_ROWS, len(held))))
+    else:
+        held = rows("validation", limit=VALIDATION_ROWS if wanted is None else wanted)
     if not training:
         return Splits(train=held.select([]), validation=held)
     if config.samplesize_dev:

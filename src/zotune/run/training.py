@@ -31,6 +31,7 @@ from zotune.run.folder import make_run_folder, read_facts, write_config, write_j
 from zotune.run.keepers import BestModel, save_model
 from zotune.run.lock import FolderLock
 from zotune.run.machine import Machine, agree_on_path, choose_machine, connect, disconnect
+from zotune.run.objectives import COUNTED
 from zotune.run.optimizers import optimizer_factory, queries_text
 from zotune.run.outcome import outcome
 from zotune.run.parts import Parts, load_parts, rows_digest
@@ -201,6 +202,7 @@ class TrainingRun:
         self._form = {
             "in_words": None if self.config.tuning == "head" else parts.in_words,
             "smooth": parts.objective.differentiable,
+            "counted": parts.objective.name in COUNTED,
         }
         return parts
 

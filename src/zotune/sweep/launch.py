@@ -21,6 +21,7 @@ from zotune.config.tuned import TUNED_FOR, circumstances
 from zotune.reports.sweep import write_sweep
 from zotune.run.folder import unwritten
 from zotune.run.launch import write_path
+from zotune.run.lock import one_at_a_time
 from zotune.run.machine import gpu_for
 from zotune.run.stops import Terminated, terminable
 from zotune.sweep.database import FAILED, failure
@@ -29,6 +30,7 @@ from zotune.sweep.spaces import RATES, Choice, Range, as_given, read_space
 from zotune.sweep.study import BEGUN, DONE, Search, merge_json, shown, shown_score
 
 BEST = "best.json"
+WRITING = "write.lock"
 STOPPED: Final = 130
 """Exit code of a search that a person stopped."""
 _Stage = Literal["run", "confirm"]
@@ -96,13 +98,15 @@ def _sweep(config: SweepConfig, shared: Mapping[str, str | bool], say: Callable[
             whole = whole and done
             if done:
                 _complete(search, stage, say)
-            _keep_best(out, [search])
+            with one_at_a_time(out / WRITING):
+                _keep_best(out, [search])
         if whole and not search.are_confirmed(search.ranked()):
             say(_too_little(search, config))  # here, because each process of the search would say it
         crashed = crashed or not whole
         _say_best(search, say)
-    _keep_best(out, searches)
-    write_sweep(out, searches, config.metric)
+    with one_at_a_time(out / WRITING):  # processes that share a search come to its end at the same moment
+        _keep_best(out, searches)
+        write_sweep(out, searches, config.metric)
     if crashed:
         say("A process of the search crashed; the same command goes on.")
     write_path(out / BEST)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from optuna import Trial
 
-from zotune.config import FLAGS, ConfigError, TrainConfig, config_from_text, methods_of, nearest, shortened
+from zotune.config import ALGORITHMS, FLAGS, ConfigError, TrainConfig, config_from_text, methods_of, nearest, shortened
 from zotune.config.compare import DERIVED, OF_A_METHOD, Entry, Given, check_method, read_methods
 from zotune.config.flags import Kind
 
@@ -98,13 +98,6 @@ _FIRST_ORDER: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
 }
 """Whether the model is a masked one; what is trained."""
 
-_SGD: Final[dict[str, tuple[float, ...]]] = {
-    "full": (1e-2, 1e-3, 1e-4),
-    "lora": (1e-1, 1e-2, 1e-3),
-    "prefix": (1e-1, 1e-2, 1e-3),
-}
-"""Decades about the default; MeZO's lists are those of Adam, whose rates are far too small here."""
-
 
 def space_of(entry: Entry, config: TrainConfig, measured: float | None = None) -> Space:
     """Ranges for TPE, without what the entry has fixed.
@@ -162,7 +155,9 @@ def grid_of(entry: Entry, config: TrainConfig, *, masked: bool, fixed: Collectio
         case "FOAdam":
             grid = {"lr": _FIRST_ORDER[masked][kind]}
         case "FOSGD":
-            grid = {"lr": _SGD[kind]}
+            # MeZO's lists are those of Adam, whose rates are far too small here.
+            default = config.lr if isinstance(config.lr, float) else ALGORITHMS["FOSGD"].lr
+            grid = {"lr": tuple(float(f"{default * times:.6g}") for times in (10.0, 1.0, 0.1))}
     if config.algorithm == "LOZO" and "rank" in fixed:
         grid["rank"] = (config.rank,)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

@@ -13,6 +13,7 @@ from zotune.reports.comparison.findings import (
     FEWEST,
     TENTH,
     Findings,
+    guessed,
     listed,
     mean_text,
     rank,
@@ -50,7 +51,13 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
             " nobody tuned for these data and this budget; zotune sweep finds better ones."
         )
     given = with_own_rate(findings)
-    measured = [label for label, found in findings.by_label.items() if shares_taken(found)]
+    by_guess = [label for label, found in findings.by_label.items() if guessed(found)]
+    if by_guess:
+        said.append(
+            f"The loss of {listed(by_guess)} showed no curvature along the directions, so"
+            f" {'its rate is a guess' if len(by_guess) == 1 else 'their rates are guesses'}."
+        )
+    measured = [label for label, found in findings.by_label.items() if shares_taken(found) and label not in by_guess]
     if given and measured:
         rates = "rate of {} was" if len(given) == 1 else "rates of {} were"
         own = "its own" if len(measured) == 1 else "their own"
@@ -59,7 +66,7 @@ def conclusion(findings: Findings, budget: int) -> list[str]:
             " tune all before you rank them."
         )
     if len(findings.by_label) > 1 and trials in range(FEWEST, 5):
-        said.append(f"There are {trials} trials of each method, so small differences mean little.")
+        said.append(f"There are at most {trials} trials of a method, so small differences mean little.")
     return said
 
 
@@ -76,9 +83,11 @@ def _of_metric(findings: Findings, metric: str, budget: int) -> str:
     few = len(findings.by_label[best]) < FEWEST
     hedge = f", by {_trials(len(findings.by_label[best])).lower()} only" if few else ""
     if len(ranked) < len(findings.by_label):
-        if len(ranked) == 1:
+        lost = any(findings.diverged(label) for label in findings.by_label)
+        if len(ranked) == 1 and lost:
             return f"{place} {best} alone has no run that diverged, and a {named} of {mean_text(means[best])}{hedge}."
-        place += f", of the {len(ranked)} methods without a run that diverged," if whole else ","
+        if lost or not whole:
+            place += f", of the {len(ranked)} methods without a run that diverged," if whole else ","
     equal = [label for label in ranked if f"{means[label].mean:.4f}" == f"{means[best].mean:.4f}"]
     superlative = "lowest" if metric == "loss" else "highest"
     others = [label for label in ranked if label not in equal]
@@ -118,26 +127,31 @@ def _of_unlearnt(findings: Findings) -> tuple[list[str], list[str]]:
         return [], []
     bar, one = findings.untaught("loss"), len(hardly) == 1
     every = len(hardly) == len(there)
-    known = f" and that of predicting how frequent each class is, {bar:.4f}" if math.isfinite(bar) else ""
-    below = f"2 % below the validation loss before {'its' if every or one else 'their'} first step{known}"
-    right = "right more often than both by two standard errors"
-    counts = "accuracy" in findings.metrics
+    its = "its" if every or one else "their"
+    first, shares = f"before {its} first step", "predicting how frequent each class is"
+    known = f" and that of {shares}, {bar:.4f}" if math.isfinite(bar) else ""
+    both = "both" if known else first
+    ends = [] if findings.counted else [f"end{'s' if every else ''} 2 % below the validation loss {first}{known}"]
+    right = [f"right more often than {both} by two standard errors"] if "accuracy" in findings.metrics else []
+    if findings.counted and math.isfinite(findings.untaught("accuracy")):
+        right = [f"right more often than {first}, and than the most frequent class, by two standard errors"]
     if every:
-        return [f"Nothing is learnt for certain: no method ends {below}{f', or is {right}' if counts else ''}."], []
+        ways = ", or ".join([*ends, *(f"is {words}" for words in right)])
+        return [f"Nothing is learnt for certain: no method {ways}."], []
     does, are = ("it does", "is") if one else ("they do", "are")
-    return [], [
-        f"{listed(hardly)} {'has' if one else 'have'} learnt nothing for certain: {does} not end {below}"
-        f"{f', and {are} not {right}' if counts else ''}."
-    ]
+    subject = "" if ends else "it " if one else "they "
+    ways = ", and ".join([*(f"{does} not {words}" for words in ends), *(f"{subject}{are} not {w}" for w in right)])
+    return [], [f"{listed(hardly)} {'has' if one else 'have'} learnt nothing for certain: {ways}."]
 
 
 def _of_targets(findings: Findings) -> list[str]:
     """Why there is nothing that all methods shall reach."""
     if findings.targets() or len(findings.by_label) < 2 or not findings.finals(findings.reference, "loss").count:
         return []
+    shares = ", or than predicting how frequent each class is" if math.isfinite(findings.untaught("loss")) else ""
     return [
-        f"There is no target to be reached: a run of {findings.reference} ends no better than one of them began, or"
-        " than predicting how frequent each class is; --target sets one."
+        f"There is no target to be reached: a run of {findings.reference} ends no better than one of them"
+        f" began{shares}; --target sets one."
     ]
 
 

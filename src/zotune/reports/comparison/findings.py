@@ -10,18 +10,16 @@ from typing import Final
 from zotune.compare.curves import Numbers, Result
 from zotune.compare.statistics import Mean, mean_of, target_of
 from zotune.config import ALGORITHMS, AUTO, GUESSED, MEASURED, SHARES
+from zotune.run.objectives import COUNTED
 from zotune.run.outcome import learnt
 
-METRICS: Final = ("loss", "accuracy", "f1", "macro_f1")
+METRICS: Final = ("loss", "accuracy", "f1", "macro_f1", "positive_f1", "matthews")
 """Validation metrics that have a column, in this order, where the runs have them."""
 
 NONE: Final = "\N{EN DASH}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 UNTAUGHT: Final = "shares of the classes"
 """What the prediction of nothing but how frequent the classes are is called."""
-
-SMOOTH: Final = (None, "classes", "options", "likelihood")
-"""Objectives whose loss counts no rows."""
 
 FEWEST: Final = 3
 """Trials from which on methods are told apart in a sentence."""
@@ -78,6 +76,11 @@ class Findings:
         return any(result.diverged for result in self.by_label[label])
 
     @property
+    def counted(self) -> bool:
+        """Whether the loss says no more than the accuracy."""
+        return any(result.settings.get("objective") in COUNTED for result in self.results)
+
+    @property
     def most(self) -> int:
         """Trials of the method that has the most."""
         return max((len(results) for results in self.by_label.values()), default=0)
@@ -100,7 +103,7 @@ class Findings:
             "validation_examples": kept[0].settings.get("validation_examples"),
             SHARES: {name: value for name in ("loss", "accuracy") if math.isfinite(value := untaught(kept, name))},
         }
-        return learnt(first, final, facts, smooth=kept[0].settings.get("objective") in SMOOTH)
+        return learnt(first, final, facts, counted=self.counted)
 
     def targets(self) -> list[tuple[str, float]]:
         """Metrics and values to be reached."""
@@ -175,7 +178,8 @@ def rank(value: float, metric: str) -> float:
 
 def shown(metric: str) -> str:
     """A metric as people write it."""
-    return {"f1": "F1", "macro_f1": "macro F1"}.get(metric, metric)
+    names = {"f1": "F1", "macro_f1": "macro F1", "positive_f1": "F1", "matthews": "Matthews correlation"}
+    return names.get(metric, metric)
 
 
 def mean_text(value: Mean) -> str:

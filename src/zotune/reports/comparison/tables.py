@@ -105,7 +105,8 @@ def _to_target(findings: Findings, metric: str, value: float) -> Table:
             )
         )
     comparison = "at least" if metric == "accuracy" else "at most"
-    source = "" if findings.aim is not None else f", which no run of {findings.reference} misses in the end"
+    left = " that is left" if findings.diverged(findings.reference) else ""
+    source = "" if findings.aim is not None else f", which no run of {findings.reference}{left} misses in the end"
     note = (
         f"First evaluation with a validation {shown(metric)} of {comparison} {value:.4g}{source}; medians over all"
         f" runs, those that did not get there or diverged later last. Speed-up: forward passes of {findings.reference}"
