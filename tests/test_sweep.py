@@ -93,7 +93,7 @@ def test_the_papers_lists():
     assert all("rank" not in point for point in fixed)
     assert (4e-7, 4) in pairs(lists("LOZO", "full", masked=True), "lr", "rank")
     assert lists("FOAdam --lr 1e-3", "full", masked=False) == []
-    assert pairs(lists("FOSGD", "full", masked=False), "lr") == {(0.3,), (0.03,), (0.003,)}  # about the embedded default
+    assert pairs(lists("FOSGD", "full", masked=False), "lr") == {(0.3,), (0.03,), (0.003,)}  # about its default
 
 
 def test_a_search_keeps_the_best_and_goes_on(workshop, capsys):
