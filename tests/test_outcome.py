@@ -86,8 +86,8 @@ def test_what_cannot_be_run_is_not_advised() -> None:
 def test_one_row_more_of_an_objective_that_counts_rows_is_not_learnt() -> None:
     first, final = evaluation(0, 0.1914, 0.8086), evaluation(4, 0.1875, 0.8125)
     assert learnt(first, final, FACTS)
-    assert not learnt(first, final, {"validation_examples": 256}, smooth=False)
-    assert learnt(first, evaluation(4, 0.1, 0.9), {"validation_examples": 256}, smooth=False)
+    assert not learnt(first, final, {"validation_examples": 256}, counted=True)
+    assert learnt(first, evaluation(4, 0.1, 0.9), {"validation_examples": 256}, counted=True)
 
 
 @pytest.mark.parametrize(
