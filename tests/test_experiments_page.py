@@ -164,6 +164,24 @@ def test_what_measured_rates_learn_is_counted_right():
     assert [float(number) for number in told.groups()] == pytest.approx(counted, abs=0.051)
 
 
+def test_the_unseen_model_is_counted_right():
+    results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
+    above, lost = [], 0
+    for case, methods in results.items():
+        for found in methods.values() if case.startswith("gpt2") and "longer" not in case else ():
+            constants = {float(key): runs for key, runs in found.items() if key[0].isdigit() and "fresh" not in key}
+            means = {rate: statistics.fmean(run["loss"] for run in runs) for rate, runs in constants.items()}
+            best = min(means, key=means.__getitem__)
+            beyond = [runs for rate, runs in constants.items() if 1.7 < rate / best < 1.9]
+            lost += any(run["loss"] > run["first"] for runs in beyond for run in runs)
+            fresh = {key.startswith("auto"): runs for key, runs in found.items() if key.endswith(" on fresh draws")}
+            auto, constant = (statistics.fmean(run["loss"] for run in fresh[kind]) for kind in (True, False))
+            above.append(100.0 * (auto / constant - 1.0))
+    told = re.search(r"(\d+) of (\d+) comparisons with 8,000 passes are within 5 % and (\d+) within 10 %: MeZO", RATES)
+    assert [int(n) for n in told.groups()] == [sum(a <= 5.0 for a in above), len(above), sum(a <= 10.0 for a in above)]
+    assert f"In {('no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven')[lost]} of the ten" in RATES
+
+
 def searched():
     """Of every search of rates.json: case, method, its entries, and the losses of its constant rates."""
     results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
