@@ -133,25 +133,42 @@ def test_the_rates_are_those_of_the_runs_and_are_counted_right():
     assert [int(told[1]), int(told[2])] == [sum(method in ("ZO", "LOREN") for method in short), len(short)]
 
 
-def test_what_measured_rates_learn_is_counted_right():
+def searched():
+    """Of every search of rates.json: case, method, its entries, and the losses of its constant rates."""
     results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
-    falls, points, sides = [], [], []
     for case, methods in results.items():
-        for found in methods.values():
-            again = {key.startswith("auto"): found[key] for key in found if key.endswith(" on fresh draws")}
-            if not case.startswith(("decoder", "gpt2")) or "longer" in case or True not in again:
-                continue
-            auto, constant = (
-                {what: [run[what] for run in again[kind]] for what in ("first", "loss", "accuracy")}
-                for kind in (True, False)
-            )
-            first, *ends = (statistics.fmean(losses) for losses in (constant["first"], auto["loss"], constant["loss"]))
-            falls.append(100.0 * (first - ends[0]) / (first - ends[1]))
-            points.append(100.0 * (statistics.fmean(constant["accuracy"]) - statistics.fmean(auto["accuracy"])))
-            beyond = [a - 1.05 * c for a, c in zip(auto["loss"], constant["loss"], strict=True)]
-            t = statistics.fmean(beyond) / (statistics.stdev(beyond) / len(beyond) ** 0.5)
-            certain = stats.t.ppf(0.95, len(beyond) - 1)
-            sides.append(1 if t > certain else -1 if t < -certain else 0)
+        for method, found in methods.items():
+            losses = {
+                float(key): statistics.fmean(math.inf if run["loss"] is None else run["loss"] for run in runs)
+                for key, runs in found.items()
+                if key[0].isdigit() and "fresh" not in key
+            }
+            if losses and "auto" in found:
+                yield case, method, found, losses
+
+
+def on_fresh_draws(found):
+    """Runs of `--lr auto` and of the best constant rate on draws that no search has seen, None where there are none."""
+    again = {key.startswith("auto"): runs for key, runs in found.items() if key.endswith(" on fresh draws")}
+    return (again[True], again[False]) if True in again else None
+
+
+def test_what_measured_rates_learn_is_counted_right():
+    falls, points, sides = [], [], []
+    for case, _, found, _ in searched():
+        again = on_fresh_draws(found)
+        if not case.startswith(("decoder", "gpt2")) or "longer" in case or again is None:
+            continue
+        auto, constant = (
+            {what: [run[what] for run in runs] for what in ("first", "loss", "accuracy")} for runs in again
+        )
+        first, *ends = (statistics.fmean(losses) for losses in (constant["first"], auto["loss"], constant["loss"]))
+        falls.append(100.0 * (first - ends[0]) / (first - ends[1]))
+        points.append(100.0 * (statistics.fmean(constant["accuracy"]) - statistics.fmean(auto["accuracy"])))
+        beyond = [a - 1.05 * c for a, c in zip(auto["loss"], constant["loss"], strict=True)]
+        t = statistics.fmean(beyond) / (statistics.stdev(beyond) / len(beyond) ** 0.5)
+        certain = stats.t.ppf(0.95, len(beyond) - 1)
+        sides.append(1 if t > certain else -1 if t < -certain else 0)
     told = re.search(
         r"in these (\d+), a measured one reaches ([\d.]+) % in the median and at least 95 % in (\d+); its accuracy is"
         r" ([\d.]+) points lower in the median and at most one point in (\d+)\. .* (\d+) of the \d+ are within 5 %"
@@ -165,35 +182,18 @@ def test_what_measured_rates_learn_is_counted_right():
 
 
 def test_the_unseen_model_is_counted_right():
-    results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
     above, lost = [], 0
-    for case, methods in results.items():
-        for found in methods.values() if case.startswith("gpt2") and "longer" not in case else ():
-            constants = {float(key): runs for key, runs in found.items() if key[0].isdigit() and "fresh" not in key}
-            means = {rate: statistics.fmean(run["loss"] for run in runs) for rate, runs in constants.items()}
-            best = min(means, key=means.__getitem__)
-            beyond = [runs for rate, runs in constants.items() if 1.7 < rate / best < 1.9]
-            lost += any(run["loss"] > run["first"] for runs in beyond for run in runs)
-            fresh = {key.startswith("auto"): runs for key, runs in found.items() if key.endswith(" on fresh draws")}
-            auto, constant = (statistics.fmean(run["loss"] for run in fresh[kind]) for kind in (True, False))
-            above.append(100.0 * (auto / constant - 1.0))
+    for case, _, found, losses in searched():
+        if not case.startswith("gpt2") or "longer" in case:
+            continue
+        best = min(losses, key=losses.__getitem__)
+        constants = [(float(key), runs) for key, runs in found.items() if key[0].isdigit() and "fresh" not in key]
+        lost += any(run["loss"] > run["first"] for rate, runs in constants if 1.7 < rate / best < 1.9 for run in runs)
+        auto, constant = (statistics.fmean(run["loss"] for run in runs) for runs in on_fresh_draws(found))
+        above.append(100.0 * (auto / constant - 1.0))
     told = re.search(r"(\d+) of (\d+) comparisons with 8,000 passes are within 5 % and (\d+) within 10 %: MeZO", RATES)
     assert [int(n) for n in told.groups()] == [sum(a <= 5.0 for a in above), len(above), sum(a <= 10.0 for a in above)]
     assert f"In {('no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven')[lost]} of the ten" in RATES
-
-
-def searched():
-    """Of every search of rates.json: case, method, its entries, and the losses of its constant rates."""
-    results = json.loads((RESULTS / "rates.json").read_text(encoding="utf-8"))
-    for case, methods in results.items():
-        for method, found in methods.items():
-            losses = {
-                float(key): statistics.fmean(math.inf if run["loss"] is None else run["loss"] for run in runs)
-                for key, runs in found.items()
-                if key[0].isdigit() and "fresh" not in key
-            }
-            if losses and "auto" in found:
-                yield case, method, found, losses
 
 
 def test_what_is_said_of_shares_and_of_other_rates_is_so():

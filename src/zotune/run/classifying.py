@@ -16,7 +16,7 @@ from zotune.hf.answering import Tick
 from zotune.hf.models import class_names, load_classifier, prompt_style
 from zotune.run.answered import Answered
 from zotune.run.base import DTYPES
-from zotune.run.parts import LONGEST, say_names
+from zotune.run.parts import LONGEST, paired, say_names
 from zotune.tasks import Task, compute_metrics
 from zotune.tasks.tokens import Cut, tokenise
 
@@ -85,7 +85,7 @@ def say_order(config: EvaluateConfig, task: Task) -> None:
     if config.adapter is None:
         say_names(config.model_name, task, trust_remote_code=config.trust_remote_code)
         return
-    pairs = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
+    pairs = paired(range(len(task.labels)), task)
     logger.warning("An adapter does not name its classes; they are taken to be %s.", pairs)
 
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -184,11 +184,16 @@ def say_names(name: str, task: Task, *, trust_remote_code: bool, adapted: bool =
         return
     order = order_of(names, task.labels)
     if adapted and order not in (None, list(range(len(names)))):
-        pairs = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
-        logger.warning("The classes of the adapter are %s: the task's order, and not that of %s.", pairs, name)
+        own = paired(range(len(names)), task)
+        logger.warning("The classes of the adapter are %s: the task's order, and not that of %s.", own, name)
     if order is None:
-        pairs = ", ".join(f"{told} = {label}" for told, label in zip(names, task.labels, strict=True))
+        pairs = paired(names, task)
         logger.warning("The classes of %s have other names than those of the task; taken in order: %s.", name, pairs)
+
+
+def paired(names: Iterable[object], task: Task) -> str:
+    """What the classes of a head are called, each with its label."""
+    return ", ".join(f"{name} = {label}" for name, label in zip(names, task.labels, strict=True))
 
 
 def rows_digest(*sets: datasets.Dataset) -> str:

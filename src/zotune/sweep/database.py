@@ -52,19 +52,22 @@ def storage_of(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
 
 
 def _opened(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
-    """One process of this machine at a time, because two that make the tables of a new database get in each other's
-    way; another machine may do so, so there is a second time."""
-    for again in (True, False):
-        try:
-            path = lock_of(config, out)
-            able = os.access(path if path.exists() else path.parent, os.W_OK)  # where it is not the database says so
-            with one_at_a_time(path) if able else contextlib.nullcontext():
-                return optuna.storages.get_storage(_in_folder(out) if config.storage is None else config.storage)
-        except Exception as error:
-            if not again or not any(word in _reason(error).casefold() for word in _MADE_TWICE):
-                raise
-            time.sleep(_PAUSE)
-    raise AssertionError("the second time returns or raises")
+    """Opened a second time where another machine was just making the tables of a new database."""
+    try:
+        return _opened_alone(config, out)
+    except Exception as error:
+        if not any(word in _reason(error).casefold() for word in _MADE_TWICE):
+            raise
+    time.sleep(_PAUSE)
+    return _opened_alone(config, out)
+
+
+def _opened_alone(config: SweepConfig, out: Path) -> optuna.storages.BaseStorage:
+    """One process of this machine at a time, because two that make its tables get in each other's way."""
+    path = lock_of(config, out)
+    able = os.access(path if path.exists() else path.parent, os.W_OK)  # where it is not the database says so
+    with one_at_a_time(path) if able else contextlib.nullcontext():
+        return optuna.storages.get_storage(_in_folder(out) if config.storage is None else config.storage)
 
 
 _MADE_TWICE: Final = ("unique", "already exists", "duplicate")

@@ -89,21 +89,20 @@ class Findings:
         """Whether the runs of a method that did not diverge end, in the mean, better than they began and than is known
         without reading, as `zotune.run.outcome.learnt` says it of one run."""
         kept = [r for r in self.by_label[label] if not r.diverged]
-        means = {
-            number: {
-                name: mean_of([float(r.evaluations.values[name][number]) for r in kept if name in r.evaluations.values])
+
+        def means(number: int) -> dict[str, float | None]:
+            """Of the evaluation of that number, None for what the runs do not have."""
+            values = {
+                name: [float(r.evaluations.values[name][number]) for r in kept if name in r.evaluations.values]
                 for name in ("loss", "accuracy")
             }
-            for number in (0, -1)
-        }
-        first, final = (
-            {name: found.mean if found.count else None for name, found in means[number].items()} for number in (0, -1)
-        )
+            return {name: found.mean if (found := mean_of(given)).count else None for name, given in values.items()}
+
         facts = {
             "validation_examples": kept[0].settings.get("validation_examples"),
             SHARES: {name: value for name in ("loss", "accuracy") if math.isfinite(value := untaught(kept, name))},
         }
-        return learnt(first, final, facts, counted=self.counted)
+        return learnt(means(0), means(-1), facts, counted=self.counted)
 
     def targets(self) -> list[tuple[str, float]]:
         """Metrics and values to be reached."""
